@@ -1,0 +1,1 @@
+"""The asyncio Redis layer for multi-agent (MCP) systems."""
