@@ -1,0 +1,116 @@
+"""Fixtures of the whole suite: real servers, and guards that nothing leaks.
+
+`server`         the default server (Valkey), emptied before each test; a test marked
+                 `every_server` runs on each kind, the one-node cluster included.
+`any_server`     the same as `server` in a test marked `every_server`.
+`own_server`     a private server that the test may kill, pause and restart.
+`make_server`    a factory of private servers: `make_server("redis8", "--maxmemory",
+                 "1mb", tcp=True, password="...")`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.rig.binaries import SERVER_NAMES, find_binary
+from tests.rig.leaks import Footprint, find_leaks
+from tests.rig.servers import RealServer
+
+_FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "every_server: run on each kind of server that this machine has",
+        "leaks(reason): the leak guard looks away, for the reason given",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = metafunc.fixturenames
+    if "any_server" in names:
+        metafunc.parametrize("any_server", SERVER_NAMES, indirect=True)
+    elif "server" in names and metafunc.definition.get_closest_marker("every_server"):
+        metafunc.parametrize("server", SERVER_NAMES, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+# --- servers ------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def session_servers() -> Iterator[Callable[[str], RealServer]]:
+    """Start each kind of server once, when it is first asked for."""
+    running: dict[str, RealServer] = {}
+    with ExitStack() as stack:
+
+        def get(name: str) -> RealServer:
+            if find_binary(name) is None:
+                pytest.skip(f"no {name} server on this machine")
+            if name not in running:
+                running[name] = stack.enter_context(RealServer(name))
+            running[name].reset()
+            return running[name]
+
+        yield get
+
+
+@pytest.fixture
+def server(
+    request: pytest.FixtureRequest, session_servers: Callable[[str], RealServer]
+) -> RealServer:
+    return session_servers(getattr(request, "param", "valkey"))
+
+
+@pytest.fixture
+def any_server(
+    request: pytest.FixtureRequest, session_servers: Callable[[str], RealServer]
+) -> RealServer:
+    return session_servers(request.param)
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[..., RealServer]]:
+    with ExitStack() as stack:
+
+        def make(name: str = "valkey", *options: str, **keywords: object) -> RealServer:
+            if find_binary(name) is None:
+                pytest.skip(f"no {name} server on this machine")
+            return stack.enter_context(RealServer(name, *options, **keywords))
+
+        yield make
+
+
+@pytest.fixture
+def own_server(make_server: Callable[..., RealServer]) -> RealServer:
+    return make_server("valkey")
+
+
+# --- guards -------------------------------------------------------------------
+# (The key-leak guard, every key expires or is on the permanent list, goes here.)
+@pytest.fixture(autouse=True)
+async def _nothing_leaks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """No task, child process, file descriptor or thread outlives its test."""
+    before = Footprint.take()
+    yield
+    # A failed test's traceback keeps its objects alive: one failure is enough.
+    marked = request.node.get_closest_marker("leaks") is not None
+    if marked or request.node.stash.get(_FAILED, False):
+        return
+    leaks = await find_leaks(before)
+    assert not leaks, "left behind:\n  " + "\n  ".join(leaks)

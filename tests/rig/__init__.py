@@ -1,0 +1,1 @@
+"""The test rig: real servers, faults, certificates and leak guards."""
