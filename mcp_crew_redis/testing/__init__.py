@@ -1,1 +1,42 @@
-"""Helpers for tests of code that uses the crew, registered as a pytest plugin."""
+"""Helpers for tests of code that uses the crew, and a pytest plugin.
+
+`ManualClock` is a clock that the test moves. `FaultProxy` stands between a client and
+its server and breaks on command. With pytest-asyncio installed, these fixtures exist:
+
+    crew_redis_server    an embedded server for the whole test session
+    crew_redis           a started `CrewRedis` on it, with a key prefix of its own
+
+pytest imports this module in every run on this machine: what it offers is loaded when
+it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+    from mcp_crew_redis.testing.manual_clock import ManualClock
+    from mcp_crew_redis.testing.proxy import FaultProxy
+
+__all__ = ["FaultProxy", "ManualClock"]
+
+_HOMES = {
+    "FaultProxy": "mcp_crew_redis.testing.proxy",
+    "ManualClock": "mcp_crew_redis.testing.manual_clock",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Offer the fixtures where pytest-asyncio can run them."""
+    if config.pluginmanager.hasplugin("asyncio"):
+        fixtures = importlib.import_module("mcp_crew_redis.testing.fixtures")
+        config.pluginmanager.register(fixtures, "mcp_crew_redis.fixtures")
