@@ -6,6 +6,9 @@
 `own_server`     a private server that the test may kill, pause and restart.
 `make_server`    a factory of private servers: `make_server("redis8", "--maxmemory",
                  "1mb", tcp=True, password="...")`.
+`certificates`   PEM files of a test authority and of a server on localhost.
+`tls_proxy`      a `FaultProxy` over TCP that speaks TLS in front of `server`; connect
+                 with `**tls_proxy.client_kwargs, ssl_ca_certs=certificates.ca_file`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.rig.binaries import SERVER_NAMES, find_binary
+from tests.rig.certificates import Certificates, make_certificates
 from tests.rig.leaks import Footprint, find_leaks
 from tests.rig.servers import RealServer
 
@@ -99,6 +103,22 @@ def make_server() -> Iterator[Callable[..., RealServer]]:
 @pytest.fixture
 def own_server(make_server: Callable[..., RealServer]) -> RealServer:
     return make_server("valkey")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def tls_proxy(
+    server: RealServer, certificates: Certificates
+) -> AsyncIterator[object]:
+    from mcp_crew_redis.testing import FaultProxy
+
+    context = certificates.server_context()
+    async with FaultProxy(server.unix_socket, tcp=True, tls=context) as proxy:
+        yield proxy
 
 
 # --- guards -------------------------------------------------------------------

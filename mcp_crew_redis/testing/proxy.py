@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import ssl
 import tempfile
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from mcp_crew_redis._core.owner import TaskOwner
+from mcp_crew_redis.errors import ConfigurationError
 from mcp_crew_redis.testing.connection import ProxiedConnection, Side
 from mcp_crew_redis.testing.path import Path
 
@@ -33,6 +35,8 @@ class FaultProxy:
     Args:
         upstream: Where the server listens: a unix socket's path or `(host, port)`.
         tcp: Listen on 127.0.0.1 instead of on a unix socket; RST needs it.
+        tls: Speak TLS to the clients with this server context; needs `tcp`. The
+            server behind is spoken to in plain: servers from wheels have no TLS.
 
     Attributes:
         requests: The path from the clients to the server.
@@ -40,12 +44,21 @@ class FaultProxy:
         connection_count: Connections accepted so far.
     """
 
-    def __init__(self, upstream: Address, *, tcp: bool = False) -> None:
+    def __init__(
+        self,
+        upstream: Address,
+        *,
+        tcp: bool = False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        if tls is not None and not tcp:
+            raise ConfigurationError("TLS to the clients needs tcp=True")
         self.requests = Path()
         self.replies = Path()
         self.connection_count = 0
         self._upstream = upstream
         self._is_tcp = tcp
+        self._tls = tls
         self._port = 0
         self._folder = ""
         self._listener: asyncio.AbstractServer | None = None
@@ -96,9 +109,13 @@ class FaultProxy:
 
     @property
     def client_kwargs(self) -> dict[str, str | int]:
-        """Keyword arguments for a redis-py client that goes through the proxy."""
+        """Keyword arguments for a redis-py client that goes through the proxy.
+
+        With TLS, add `ssl_ca_certs` of your certificates' issuer.
+        """
         if self._is_tcp:
-            return {"host": "127.0.0.1", "port": self._port, "protocol": 3}
+            tls = {} if self._tls is None else {"ssl": True}
+            return {"host": "127.0.0.1", "port": self._port, "protocol": 3, **tls}
         return {"unix_socket_path": self.unix_socket, "protocol": 3}
 
     @property
@@ -115,7 +132,7 @@ class FaultProxy:
         loop = asyncio.get_running_loop()
         if self._is_tcp:
             self._listener = server = await loop.create_server(
-                partial(Side, self._arrived), "127.0.0.1", self._port
+                partial(Side, self._arrived), "127.0.0.1", self._port, ssl=self._tls
             )
             self._port = server.sockets[0].getsockname()[1]
         else:
