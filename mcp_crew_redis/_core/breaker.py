@@ -254,7 +254,7 @@ class CircuitBreaker:
     def _rejection(self, now: float) -> CircuitOpenError:
         cause, retry_after = self._cause, self._probe.retry_after(now)
         if self.state is CircuitState.CLOSED:
-            cause, retry_after = "ramping", self._ramp.step_ends_in(now)
+            cause, retry_after = "ramping", self._ramp.step
         elif self.state is CircuitState.FORCED_OPEN:
             retry_after = self._settings.timeout
         return CircuitOpenError(retry_after, cause=cause, since=now - self._opened_at)

@@ -184,10 +184,14 @@ class Ramp:
         self._counter += 1
         return place < _RAMP_SHARES[self._step(now)] * _TWO_32
 
-    def step_ends_in(self, now: float) -> float:
-        """Return the seconds until the share grows."""
-        width = self._length / len(_RAMP_SHARES)
-        return self._started_at + width * (self._step(now) + 1) - now
+    @property
+    def step(self) -> float:
+        """Seconds in which the share surely grows.
+
+        Who is refused waits this long, and not until the step's end: there all of
+        them would meet.
+        """
+        return self._length / len(_RAMP_SHARES)
 
     def _step(self, now: float) -> int:
         steps = len(_RAMP_SHARES)
