@@ -8,6 +8,9 @@ __all__ = [
     "DataClass",
     "DataType",
     "DeleteOutcome",
+    "EmbeddingType",
+    "Importance",
+    "KnowledgeType",
     "WriteOutcome",
 ]
 
@@ -69,3 +72,29 @@ class DeleteOutcome(StrEnum):
     DELETED = "deleted"
     ABSENT = "absent"
     DEFERRED = "deferred"  # in the local journal, synchronised later
+
+
+class EmbeddingType(StrEnum):
+    """What an embedding was made of; selects how long it is kept."""
+
+    DOCUMENT = "document"
+    QUERY = "query"
+    CONVERSATION = "conversation"
+
+
+class KnowledgeType(StrEnum):
+    """What an item of shared knowledge is about; selects how long it is kept."""
+
+    PRODUCT = "product"
+    PROCEDURE = "procedure"
+    CUSTOMER = "customer"
+    GENERAL = "general"
+    MARKET = "market"
+
+
+class Importance(StrEnum):
+    """How much a conversation matters; selects how long its context is kept."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"

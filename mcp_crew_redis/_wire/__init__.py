@@ -1,1 +1,1 @@
-"""TBD."""
+"""Pure: bytes, strings, numbers; no await."""
