@@ -1,1 +1,1 @@
-"""TBD."""
+"""The connection to Redis: the only folder that imports redis-py and hiredis."""

@@ -1,0 +1,239 @@
+"""The careful way of a command: bulk, waiting, retries, dedicated connections.
+
+The retry rule: what the server refused before executing it, and what was never sent,
+may be sent again within the deadline; what was sent and not answered only if it reads.
+Everything else is `OutcomeUnknownError`. A budget stops retry storms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import hiredis
+from redis import exceptions as redis_errors
+from redis._parsers.encoders import Encoder
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+
+from mcp_crew_redis._core.commands import block_seconds, is_read
+from mcp_crew_redis._core.dedicated import DedicatedPool
+from mcp_crew_redis._core.lane import Lane, Slot
+from mcp_crew_redis._core.node import Node
+from mcp_crew_redis._core.wire_errors import (
+    LaneLostError,
+    WireConnectionLostError,
+    WireOutcomeUnknownError,
+    WireTimeoutError,
+    refusal_code,
+)
+from mcp_crew_redis.errors import LifecycleError, UnavailableError
+
+__all__ = ["Courier"]
+
+FIRST_PAUSE = 0.02  # seconds before the first retry of a refused command; then doubled
+
+
+class _Parser(Protocol):
+    """What the courier needs of redis-py's client: reading a dedicated reply."""
+
+    async def parse_response(
+        self, connection: Any, command_name: str | bytes, **options: Any
+    ) -> Any: ...
+
+
+class Courier:
+    """Carries commands that the hot path may not send, or whose sending failed."""
+
+    def __init__(
+        self, client: _Parser, node: Node, pool: DedicatedPool, encoder: Encoder
+    ) -> None:
+        self._client = client
+        self._node = node
+        self._pool = pool
+        self._encoder = encoder
+        self._decodes = bool(encoder.decode_responses)
+        self.is_utf8 = encoder.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+
+    # --- lanes ----------------------------------------------------------------------
+
+    def pack(self, args: Sequence[Any]) -> bytes:
+        """Pack a command as redis-py does: `"SCRIPT LOAD"` is two words on the wire.
+
+        Raises:
+            redis.exceptions.DataError: An argument has no form on the wire.
+        """
+        name = args[0]
+        words = name.encode().split() if isinstance(name, str) else name.split()
+        parts = (*words, *args[1:])
+        if self.is_utf8:
+            try:
+                return hiredis.pack_command(parts)
+            except TypeError:
+                pass  # the encoder knows more types, and the words for what it refuses
+        encoded = [self._encoder.encode(part) for part in parts]
+        return hiredis.pack_command(
+            tuple(bytes(part) for part in encoded)  # bytearray and memoryview too
+        )
+
+    async def deliver(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
+        """Send over the right lane, again if that is safe, and return the raw reply."""
+        packed = self.pack(args)
+        try:
+            return await self._send(args, packed, options)
+        except Exception as error:  # noqa: BLE001 - sorted there
+            return await self.recover(error, args, options)
+
+    async def submit(
+        self, args: Sequence[Any], packed: bytes, *, is_raw: bool = False
+    ) -> tuple[Lane, Slot]:
+        """Wait for room on the right lane and submit; the reply is not awaited."""
+        node, routing = self._node, self._node.routing
+        is_bulk = len(packed) > node.settings.bulk_bytes or (
+            routing.is_active and routing.takes_bulk(args)
+        )
+        if is_bulk:
+            await self._interactive_reached()
+        lane = await node.acquire(is_bulk=is_bulk)
+        slot = lane.submit(packed)
+        if is_raw:
+            lane.raw.add(slot)
+        if is_bulk:
+            routing.pin(lane.submitted, args)
+        return lane, slot
+
+    async def _send(
+        self, args: Sequence[Any], packed: bytes, options: dict[str, Any]
+    ) -> Any:
+        is_raw = self._decodes and NEVER_DECODE in options
+        lane, slot = await self.submit(args, packed, is_raw=is_raw)
+        reply = await slot
+        if slot in lane.large:
+            self.learn(lane, slot, args)
+        return reply
+
+    async def _interactive_reached(self) -> None:
+        lane = self._node.interactive
+        timeout = self._node.settings.command_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await lane.reached()
+        except TimeoutError:
+            raise WireTimeoutError(timeout, sent=False) from None
+
+    def learn(self, lane: Lane, slot: Slot, args: Sequence[Any]) -> None:
+        """Send the next command of this kind over the bulk lane: its reply was large."""
+        lane.large.discard(slot)
+        self._node.routing.learn(args)
+
+    # --- failures -------------------------------------------------------------------
+
+    async def recover(
+        self, error: Exception, args: Sequence[Any], options: dict[str, Any]
+    ) -> Any:
+        """Send again if that is safe and there is time; otherwise raise.
+
+        Returns:
+            The reply of a later attempt.
+        """
+        # The first attempt took up to one timeout; the rest together get half of one,
+        # so that no caller waits longer than one and a half.
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._node.settings.command_timeout / 2
+        pause = FIRST_PAUSE
+        while True:
+            if EMPTY_RESPONSE in options and isinstance(
+                error, redis_errors.ResponseError
+            ):
+                return options[EMPTY_RESPONSE]
+            is_refused = self._note(error)
+            if not is_refused and not self._may_repeat(error, args):
+                raise self.translate(error)
+            wait = pause if is_refused else 0.0
+            if loop.time() + wait >= deadline or not self._node.budget.withdraw():
+                raise self.translate(error)
+            await asyncio.sleep(wait)
+            pause *= 2
+            try:
+                return await self._send(args, self.pack(args), options)
+            except Exception as again:  # noqa: BLE001 - the loop sorts it
+                error = again
+
+    def _note(self, error: Exception) -> bool:
+        """Tell the circuit of a refusal; return whether it was one."""
+        if not isinstance(error, redis_errors.RedisError):
+            return False
+        if isinstance(error, UnavailableError):
+            return False
+        code = refusal_code(error)
+        if code is None:
+            return False
+        breaker = self._node.breaker
+        breaker.record_refusal(breaker.generation, code)
+        if code == "READONLY":
+            # A replica now: this address may lead to another server already.
+            self._node.retire(self._node.interactive, code)
+            self._node.retire(self._node.bulk, code)
+        return True
+
+    @staticmethod
+    def _may_repeat(error: Exception, args: Sequence[Any]) -> bool:
+        return isinstance(error, LaneLostError) and (not error.sent or is_read(args))
+
+    def translate(self, error: Exception) -> Exception:
+        """Return the caller's error for what a lane reported."""
+        if isinstance(error, LaneLostError):
+            if error.sent:
+                return WireOutcomeUnknownError(
+                    f"the connection ended ({error.cause}) before the reply: the "
+                    "command may have been executed"
+                )
+            return WireConnectionLostError(
+                f"the connection ended ({error.cause}); nothing was sent"
+            )
+        if isinstance(error, RuntimeError) and not isinstance(error, LifecycleError):
+            return self._node.foreign_loop(error)
+        return error
+
+    # --- dedicated connections --------------------------------------------------------
+
+    async def run_dedicated(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
+        """Run one command on a connection of its own, for as long as it may block."""
+        connection = await self._pool.get_connection()
+        usual = connection.socket_timeout
+        connection.socket_timeout = self._patience(args)
+        is_answered = False
+        try:
+            await connection.send_command(*args)
+            reply = await self._client.parse_response(connection, args[0], **options)
+            is_answered = True
+        except redis_errors.ResponseError:
+            is_answered = True
+            raise
+        except redis_errors.TimeoutError:
+            raise WireTimeoutError(self._patience(args) or 0.0, sent=True) from None
+        except redis_errors.ConnectionError as error:
+            raise self._lost(args, error) from error
+        finally:
+            connection.socket_timeout = usual
+            if not is_answered:
+                self._pool.give_up(connection)
+            await self._pool.put_back(connection)
+        return reply
+
+    def _patience(self, args: Sequence[Any]) -> float | None:
+        """Seconds until the answer must have come; None if the caller asked for ever."""
+        block = block_seconds(args)
+        if block == 0.0:
+            return None
+        return (block or 0.0) + self._node.settings.dedicated_timeout
+
+    @staticmethod
+    def _lost(args: Sequence[Any], error: Exception) -> Exception:
+        if isinstance(error, UnavailableError):
+            return error
+        if is_read(args):
+            return WireConnectionLostError(f"the connection ended: {error}")
+        return WireOutcomeUnknownError(
+            "the connection ended before the reply: the command may have been executed"
+        )

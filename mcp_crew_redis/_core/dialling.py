@@ -1,0 +1,254 @@
+"""Dialling a node: connect, shake hands, learn who answers, settle the past."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis import exceptions as redis_errors
+from redis.asyncio.connection import AbstractConnection
+
+from mcp_crew_redis._core.lane import Lane
+from mcp_crew_redis._core.seam import close_quietly, dialled, hand_over
+from mcp_crew_redis._core.wire_errors import (
+    WireConfigurationError,
+    WireConnectionLostError,
+    WireCredentialsError,
+    WireTimeoutError,
+)
+from mcp_crew_redis._core.wire_settings import WireSettings
+
+__all__ = ["DialFailedError", "Dialler", "Greeting", "Stray", "explain"]
+
+log = structlog.get_logger(__name__)
+
+MINIMUM = {"redis": (7, 0), "valkey": (7, 2)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A connection given up with commands unanswered, that may still be executed."""
+
+    run_id: str
+    client_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """What a node says of itself at the start of a connection.
+
+    Attributes:
+        server: "redis" or "valkey".
+        version: As the server writes it.
+        run_id: Changes with every start of the server; empty where INFO is refused.
+        replication_id: Changes with every failover; empty where INFO is refused.
+        role: "master" or "slave"; empty where INFO is refused.
+        kill_refused: The server's ACL forbids CLIENT KILL (or INFO), so a stray
+            command on a stalled path cannot be ruled out.
+    """
+
+    server: str
+    version: str
+    run_id: str
+    replication_id: str
+    role: str
+    kill_refused: bool = False
+
+
+class DialFailedError(Exception):
+    """No connection. Inside the wire only: each caller gets a fresh `make()`.
+
+    Attributes:
+        cause: A short word for the circuit and the logs.
+        make: Builds the caller's error.
+        is_final: The server answered and will answer the same again: wrong
+            credentials, not Redis, too old.
+    """
+
+    def __init__(
+        self, cause: str, make: Callable[[], Exception], *, is_final: bool = False
+    ) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.make = make
+        self.is_final = is_final
+
+
+class Dialler:
+    """Makes connections to one address."""
+
+    def __init__(
+        self, make: Callable[[], AbstractConnection], settings: WireSettings
+    ) -> None:
+        self._make = make
+        self._settings = settings
+
+    async def dial(self, lane: Lane, strays: Iterable[Stray]) -> Greeting:
+        """Connect and hand the connection to `lane`, after every stray is gone.
+
+        A cancelled dial leaves no connection behind.
+
+        Raises:
+            DialFailedError: With what to tell the callers.
+        """
+        connection = self._make()
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await dialled(connection)
+                greeting = await _greet(connection)
+                greeting = await _settle(connection, greeting, strays)
+            lane.attach(lambda protocol: hand_over(connection, protocol))
+        except (redis_errors.RedisError, OSError) as error:
+            close_quietly(connection)
+            raise explain(error, self._settings.connect_timeout) from error
+        except BaseException:
+            close_quietly(connection)
+            raise
+        return greeting
+
+
+async def _ask(
+    connection: AbstractConnection, *commands: tuple[object, ...]
+) -> list[Any]:
+    """Send `commands` in one write; error replies are returned, not raised."""
+    packed = connection.pack_commands(commands)
+    await connection.send_packed_command(packed, check_health=False)
+    replies: list[Any] = []
+    for _ in commands:
+        try:
+            replies.append(await connection.read_response(disable_decoding=True))
+        except redis_errors.ResponseError as error:
+            replies.append(error)
+    return replies
+
+
+async def _greet(connection: AbstractConnection) -> Greeting:
+    info, pong = await _ask(connection, ("INFO", "server", "replication"), ("PING",))
+    if isinstance(info, redis_errors.NoPermissionError):
+        return _from_hello(getattr(connection, "hello", None) or {})
+    if isinstance(info, Exception):
+        # Before 7.0 INFO took one section.
+        (info,) = await _ask(connection, ("INFO",))
+    if isinstance(info, Exception):
+        raise info
+    greeting = _from_info(_parse_info(info))
+    _require_supported(greeting)
+    if isinstance(pong, Exception) and not isinstance(
+        pong, redis_errors.NoPermissionError
+    ):
+        raise pong  # LOADING or MASTERDOWN: it lives and does not serve yet
+    return greeting
+
+
+def _parse_info(info: bytes) -> dict[str, str]:
+    lines = info.decode("utf-8", "replace").splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def _from_info(fields: Mapping[str, str]) -> Greeting:
+    is_valkey = "valkey_version" in fields or fields.get("server_name") == "valkey"
+    return Greeting(
+        server="valkey" if is_valkey else "redis",
+        version=fields.get("valkey_version") or fields.get("redis_version", ""),
+        run_id=fields.get("run_id", ""),
+        replication_id=fields.get("master_replid", ""),
+        role=fields.get("role", ""),
+    )
+
+
+def _from_hello(hello: Mapping[bytes, Any]) -> Greeting:
+    def text(name: bytes) -> str:
+        value = hello.get(name, b"")
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    return Greeting(
+        server=text(b"server") or "redis",
+        version=text(b"version"),
+        run_id="",
+        replication_id="",
+        role=text(b"role").replace("replica", "slave"),
+        kill_refused=True,
+    )
+
+
+def _require_supported(greeting: Greeting) -> None:
+    numbers = greeting.version.split(".")[:2]
+    found = tuple(int(number) for number in numbers if number.isdigit())
+    needed = MINIMUM[greeting.server]
+    if found and found < needed:
+        raise WireConfigurationError(
+            f"the server is {greeting.server} {greeting.version}; this layer needs "
+            "Redis 7.0 or newer, or Valkey 7.2 or newer"
+        )
+
+
+async def _settle(
+    connection: AbstractConnection, greeting: Greeting, strays: Iterable[Stray]
+) -> Greeting:
+    """Have the server end the strays that are its own; others died with their server."""
+    own = [s for s in strays if s.run_id == greeting.run_id and greeting.run_id]
+    if not own:
+        return greeting
+    kills = [("CLIENT", "KILL", "ID", stray.client_id) for stray in own]
+    replies = await _ask(connection, *kills)
+    refused = [reply for reply in replies if isinstance(reply, Exception)]
+    if not refused:
+        return greeting
+    log.warning("wire.kill_refused", count=len(refused), error=str(refused[0]))
+    return Greeting(
+        server=greeting.server,
+        version=greeting.version,
+        run_id=greeting.run_id,
+        replication_id=greeting.replication_id,
+        role=greeting.role,
+        kill_refused=True,
+    )
+
+
+def explain(error: Exception, timeout: float) -> DialFailedError:  # noqa: PLR0911 - one line a case
+    """Turn what redis-py raised into the cause and the caller's error."""
+    text = str(error)
+    if isinstance(error, WireConfigurationError):
+        return DialFailedError(
+            "unsupported", lambda: WireConfigurationError(text), is_final=True
+        )
+    if isinstance(error, (redis_errors.AuthenticationError,)) or _names_auth(text):
+        return DialFailedError(
+            "credentials", lambda: WireCredentialsError(_AUTH + text), is_final=True
+        )
+    if isinstance(error, redis_errors.InvalidResponse) or "unknown command" in text:
+        return DialFailedError(
+            "protocol", lambda: WireConfigurationError(_NOT_REDIS), is_final=True
+        )
+    if isinstance(error, redis_errors.ResponseError):
+        return DialFailedError(
+            "refused",
+            lambda: WireConfigurationError(f"the server refused: {text}"),
+            is_final=True,
+        )
+    if isinstance(error, (TimeoutError, redis_errors.TimeoutError)):
+        return DialFailedError(
+            "dial timeout", lambda: WireTimeoutError(timeout, sent=False)
+        )
+    cause = "loading" if isinstance(error, redis_errors.BusyLoadingError) else "dial"
+    return DialFailedError(
+        cause, lambda: WireConnectionLostError(f"no connection: {text}")
+    )
+
+
+_AUTH = (
+    "the server refused the credentials: check REDIS_CREW_USERNAME and "
+    "REDIS_CREW_PASSWORD; it said: "
+)
+_NOT_REDIS = (
+    "what answers at this address does not speak the protocol of Redis 7.0 or newer "
+    "(RESP3): check REDIS_CREW_HOST, REDIS_CREW_PORT and REDIS_CREW_TLS"
+)
+
+
+def _names_auth(text: str) -> bool:
+    return text.startswith(("WRONGPASS", "NOAUTH", "invalid username-password"))

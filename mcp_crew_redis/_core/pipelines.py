@@ -1,0 +1,166 @@
+"""Pipelines: without a transaction they travel on a lane, in chunks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from redis import exceptions as redis_errors
+from redis.asyncio.client import Pipeline
+from redis.client import NEVER_DECODE
+
+from mcp_crew_redis._core.commands import SHARED, CommandClass, classify
+from mcp_crew_redis._core.courier import Courier
+from mcp_crew_redis._core.dedicated import DedicatedPool
+from mcp_crew_redis._core.lane import Lane, Slot
+
+__all__ = ["LanePipeline"]
+
+CHUNK = 1024  # commands submitted before the first of them is awaited
+
+
+class _Client(Protocol):
+    connection_pool: Any
+    response_callbacks: Any
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any: ...
+
+    async def parse_reply(
+        self, args: tuple[Any, ...], options: dict[str, Any], reply: Any
+    ) -> Any: ...
+
+
+class LanePipeline(Pipeline):
+    """redis-py's pipeline; only where the commands travel differs.
+
+    Without a transaction, commands of one pipeline keep their order and may be
+    interleaved with those of other callers, as everywhere in Redis. If the connection
+    ends on the way the whole pipeline raises, and what had been sent may have been
+    executed.
+    """
+
+    def __init__(
+        self, client: _Client, courier: Courier, transaction: bool, hint: str | None
+    ) -> None:
+        self._latest: Any = None
+        super().__init__(
+            client.connection_pool, client.response_callbacks, transaction, hint
+        )
+        self._client = client
+        self._courier = courier
+
+    @property
+    def connection(self) -> Any:
+        """The dedicated connection in use, None on a lane."""
+        return self._current
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self._current = connection
+        if connection is not None:
+            self._latest = connection
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send everything collected and return the replies in order.
+
+        Raises:
+            UnavailableError: The server did not answer all of it.
+        """
+        if not self._may_share():
+            return await self._execute_alone(raise_on_error)
+        commands, scripts = self.command_stack, self.scripts
+        self.command_stack, self.scripts = [], set()
+        if scripts:
+            await self._load(scripts)
+        replies: list[Any] = []
+        for start in range(0, len(commands), CHUNK):
+            replies += await self._run(commands[start : start + CHUNK])
+        if raise_on_error:
+            self.raise_first_error(commands, replies)
+        return replies
+
+    def _may_share(self) -> bool:
+        is_alone = (
+            self.is_transaction
+            or self.explicit_transaction
+            or self.watching
+            or self._current is not None
+        )
+        return not is_alone and all(
+            args[0] in SHARED or classify(args) is CommandClass.SHARED
+            for args, _ in self.command_stack
+        )
+
+    async def _execute_alone(self, raise_on_error: bool) -> list[Any]:
+        is_answered = False
+        try:
+            replies = await super().execute(raise_on_error)
+            is_answered = True
+        except redis_errors.ConnectionError:
+            raise
+        except redis_errors.TimeoutError:
+            raise
+        except redis_errors.RedisError:
+            is_answered = True  # an answer: WATCH failed, EXEC aborted, wrong type
+            raise
+        finally:
+            pool = self.connection_pool
+            if (
+                not is_answered
+                and self._latest is not None
+                and isinstance(pool, DedicatedPool)
+            ):
+                pool.give_up(self._latest)
+            self._latest = None
+        return list(replies)
+
+    async def _load(self, scripts: set[Any]) -> None:
+        shas = [script.sha for script in scripts]
+        known = await self._client.execute_command("SCRIPT EXISTS", *shas)
+        for script, exists in zip(scripts, known, strict=True):
+            if not exists:
+                await self._client.execute_command("SCRIPT LOAD", script.script)
+
+    async def _run(self, commands: Sequence[Any]) -> list[Any]:
+        """Submit a chunk, then collect: error replies stand in their places."""
+        flights: list[tuple[Lane, Slot]] = []
+        try:
+            for args, options in commands:
+                packed = self._courier.pack(args)
+                flights.append(
+                    await self._courier.submit(
+                        args, packed, is_raw=NEVER_DECODE in options
+                    )
+                )
+            return [
+                await self._reply(args, dict(options), flight)
+                for (args, options), flight in zip(commands, flights, strict=True)
+            ]
+        finally:
+            for slot in _open(flights):
+                slot.cancel()  # abandoned: its reply is dropped when it comes
+
+    async def _reply(
+        self, args: Any, options: dict[str, Any], flight: tuple[Lane, Slot]
+    ) -> Any:
+        lane, slot = flight
+        try:
+            reply = await slot
+            if slot in lane.large:
+                self._courier.learn(lane, slot, args)
+            return await self._client.parse_reply(args, options, reply)
+        except redis_errors.ResponseError as error:
+            return error
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the lane's end or a timeout
+            raise self._courier.translate(error) from None
+
+
+def _open(flights: Sequence[tuple[Lane, Slot]]) -> Iterator[Slot]:
+    for _, slot in flights:
+        if not slot.done():
+            yield slot
+        elif not slot.cancelled():
+            slot.exception()  # retrieved: asyncio need not warn of it

@@ -1,0 +1,88 @@
+"""Our errors as redis-py's: each is caught by either name.
+
+A library that was handed our client catches `redis.exceptions.ConnectionError`; the
+crew's own code catches `UnavailableError`. Both must be right about the same event.
+"""
+
+from __future__ import annotations
+
+from redis import exceptions as redis_errors
+
+from mcp_crew_redis.errors import (
+    ConfigurationError,
+    ConnectionLostError,
+    OperationTimeoutError,
+    OutcomeUnknownError,
+    OverloadedError,
+)
+
+__all__ = [
+    "LaneLostError",
+    "WireConfigurationError",
+    "WireConnectionLostError",
+    "WireCredentialsError",
+    "WireOutcomeUnknownError",
+    "WireOverloadedError",
+    "WireTimeoutError",
+    "refusal_code",
+]
+
+# Answers given instead of an execution: sending the command again is always safe.
+REFUSALS = frozenset(
+    {
+        "LOADING",
+        "READONLY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "BUSY",
+        "MISCONF",
+    }
+)
+
+
+class WireTimeoutError(OperationTimeoutError, redis_errors.TimeoutError):
+    """No answer in time."""
+
+
+class WireConnectionLostError(ConnectionLostError, redis_errors.ConnectionError):
+    """No connection; nothing was sent."""
+
+
+class WireOutcomeUnknownError(OutcomeUnknownError, redis_errors.ConnectionError):
+    """Sent, and the connection ended before the reply."""
+
+
+class WireOverloadedError(OverloadedError, redis_errors.ConnectionError):
+    """A limit of this client is reached; nothing was sent."""
+
+
+class WireConfigurationError(ConfigurationError, redis_errors.ConnectionError):
+    """The other side cannot be what is configured: not Redis, too old, wrong db."""
+
+
+class WireCredentialsError(ConfigurationError, redis_errors.AuthenticationError):
+    """The server refused the credentials."""
+
+
+class LaneLostError(Exception):
+    """Inside the wire only: a lane ended under a command.
+
+    Attributes:
+        cause: Why the lane ended, as a short word.
+        sent: Whether the command had been handed to the transport.
+    """
+
+    def __init__(self, cause: str, *, sent: bool) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.sent = sent
+
+
+def refusal_code(error: BaseException) -> str | None:
+    """Return the code of a reply that says 'not executed', otherwise None."""
+    code = getattr(error, "status_code", None)
+    if code is None:
+        # redis-py keeps the code in the text for the classes that it does not know.
+        code = str(error).partition(" ")[0]
+    return code if code in REFUSALS else None
