@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 import large
 import peers
 import rejected
+import structlog
 from bars import Bar, compared_bars, print_bars
 from peers import OURS, Peer
 from rig import (
@@ -242,6 +244,9 @@ def write_json(path: str | None, results: dict) -> None:
 
 def run_one(options: argparse.Namespace) -> int:
     """Start the server, run one loop, return the exit code."""
+    # the client of the `rejected` section warns of every probe that fails, as it should
+    quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=quiet)
     binary = find_server(options.server)
     with running_server(binary, options.transport) as address:
         for line in describe_machine(binary, address):
