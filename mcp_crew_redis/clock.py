@@ -12,18 +12,27 @@ __all__ = ["Clock", "SystemClock"]
 
 @runtime_checkable
 class Clock(Protocol):
-    """A source of monotonic seconds."""
+    """A source of time, in seconds."""
 
     def monotonic(self) -> float:
-        """Return seconds since an arbitrary start; never goes back."""
-        ...
+        """Return seconds since an arbitrary start; never goes back.
 
-    async def sleep(self, seconds: float) -> None:
-        """Suspend the caller for `seconds`."""
+        For durations and deadlines within this process.
+        """
         ...
 
     def wall(self) -> float:
-        """Return Unix time in seconds, as this machine believes it to be."""
+        """Return Unix time in seconds, as this machine believes it to be.
+
+        It may jump. For what people read, never for order between machines.
+        """
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the caller for `seconds`; zero or less still yields once.
+
+        Cancelling the caller ends the sleep at once.
+        """
         ...
 
 
@@ -40,4 +49,4 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the event loop."""
-        await anyio.sleep(seconds)
+        await anyio.sleep(max(0.0, seconds))

@@ -9,6 +9,7 @@ from mcp_crew_redis.lifecycle.service import (
     ServiceStatus,
     StartTimeoutError,
 )
+from mcp_crew_redis.lifecycle.signals import StopSignals
 
 __all__ = [
     "Caller",
@@ -18,5 +19,6 @@ __all__ = [
     "ServiceState",
     "ServiceStatus",
     "StartTimeoutError",
+    "StopSignals",
     "held",
 ]

@@ -71,7 +71,7 @@ class Lifecycle:
         self._errors: list[Exception] = []
         self._stopping = asyncio.Event()
         self._is_cut = False
-        self._patience = CancelScope()  # around the drain in progress
+        self._patience: CancelScope | None = None  # around the drain in progress
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None, None]:
@@ -96,7 +96,8 @@ class Lifecycle:
     def cut_short(self) -> None:
         """Ask for the end now: drains still waiting are cancelled at once."""
         self._is_cut = True
-        self._patience.cancel()
+        if self._patience is not None:
+            self._patience.cancel()
         self.stop()
 
     def statuses(self) -> tuple[ServiceStatus, ...]:
@@ -214,7 +215,7 @@ class Lifecycle:
     async def _cancel(self, member: Member, began: float) -> None:
         """Cancel one service; leave it behind if it ignores even that."""
         name = member.service.name
-        member.scope.cancel()
+        member.cancel()
         with move_on_after(self._cancel_grace):
             await member.ended.wait()
         if member.ended.is_set():

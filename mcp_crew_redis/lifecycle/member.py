@@ -24,10 +24,10 @@ class Member:
         self.state = ServiceState.STOPPED
         self.error: Exception | None = None
         self.has_started = False
-        self.scope = CancelScope()
         self.settled = asyncio.Event()  # ready, or ended
         self.ended = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._scope: CancelScope | None = None
         self._on_end = on_end
 
     def started(self, value: None = None) -> None:  # noqa: ARG002 - TaskStatus
@@ -41,12 +41,19 @@ class Member:
         """Start the service in a task of its own."""
         self.state = ServiceState.STARTING
         loop = asyncio.get_running_loop()
-        self.task = loop.create_task(self._live(), name=f"service {self.service.name}")
+        # A scope, not task.cancel(): it respects a service's shielded clean-up.
+        self._scope = CancelScope()
+        name = f"service {self.service.name}"
+        self._task = loop.create_task(self._live(self._scope), name=name)
 
-    async def _live(self) -> None:
+    def cancel(self) -> None:
+        """Cancel the service; it may take a moment over its clean-up."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _live(self, scope: CancelScope) -> None:
         try:
-            # A scope, not task.cancel(): it respects a service's shielded clean-up.
-            with self.scope:
+            with scope:
                 await self.service.run(task_status=self)
         except asyncio.CancelledError:
             name = self.service.name

@@ -66,7 +66,16 @@ def endpoint_of(settings: AddressFields) -> Endpoint:
         password=parts.password or settings.password,
         unix_socket=parts.unix_socket or settings.unix_socket,
         tls=_tls(settings) if parts.is_tls or settings.tls else None,
+        source=_source(settings),
     )
+
+
+def _source(settings: AddressFields) -> str:
+    if settings.url is not None:
+        return "REDIS_CREW_URL"
+    if settings.unix_socket is not None:
+        return "REDIS_CREW_UNIX_SOCKET"
+    return "REDIS_CREW_HOST and REDIS_CREW_PORT"
 
 
 def _tls(settings: AddressFields) -> TlsSection:

@@ -39,6 +39,7 @@ class Endpoint:
     Attributes:
         unix_socket: If set, `host` and `port` mean nothing.
         tls: None speaks in the clear.
+        source: The variables that say so, for messages.
     """
 
     host: str
@@ -48,6 +49,7 @@ class Endpoint:
     password: SecretStr | None = None
     unix_socket: Path | None = None
     tls: TlsSection | None = None
+    source: str = ""
 
     def __str__(self) -> str:
         if self.unix_socket is not None:

@@ -1,0 +1,283 @@
+"""The crew: settings in, one running wire and its services out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Protocol, Self
+
+import structlog
+from anyio import CancelScope
+
+from mcp_crew_redis._core.client import PipelinedRedis
+from mcp_crew_redis._core.embedded import EmbeddedServer
+from mcp_crew_redis._wire.ttl import TtlPolicy
+from mcp_crew_redis.crew import parts
+from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis.health import HealthReport
+from mcp_crew_redis.lifecycle import (
+    Caller,
+    Lifecycle,
+    Service,
+    ServiceState,
+    StopSignals,
+    held,
+)
+from mcp_crew_redis.settings import CrewSettings
+
+__all__ = ["CrewRedis", "ServiceSpec"]
+
+log = structlog.get_logger(__name__)
+
+
+class ServiceSpec(Protocol):
+    """A service declared as data, such as a worker; built anew for each run."""
+
+    def build(self, crew: CrewRedis, /) -> Service:
+        """Return the service. Called once `crew.redis` exists; must not block."""
+        ...
+
+
+class CrewRedis:
+    """Everything an application needs from Redis, from one `async with`.
+
+    Construction is inert: no socket, no task, no event loop. Entering connects and
+    starts the services in the order of their needs, all or nothing; leaving drains
+    them in reverse, within deadlines. Cancelling the caller drains too. May be entered
+    again after it has been left: every run has a client and services of its own.
+
+    Args:
+        settings: None reads the environment.
+        services: What runs as long as the crew does.
+
+    Raises:
+        ConfigurationError: The settings cannot be used; names each variable.
+    """
+
+    def __init__(
+        self,
+        settings: CrewSettings | None = None,
+        *,
+        services: Sequence[ServiceSpec] = (),
+    ) -> None:
+        self._settings = CrewSettings() if settings is None else settings
+        parts.refuse_what_is_not_built(self._settings)
+        TtlPolicy(self._settings.values.ttl, random=Random())  # noqa: S311 - a check
+        self._embedded = self._settings.embedded_server
+        self._specs = tuple(services)
+        self._running: AbstractAsyncContextManager[None] | None = None
+        self._client: PipelinedRedis | None = None
+        self._server: EmbeddedServer | None = None
+        self._lifecycle: Lifecycle | None = None
+        self._signals: StopSignals | None = None
+        self._opening: CancelScope | None = None  # needs a loop, so not before `_run`
+
+    @classmethod
+    def embedded(
+        cls,
+        data_dir: Path | None = None,
+        *,
+        settings: CrewSettings | None = None,
+        services: Sequence[ServiceSpec] = (),
+    ) -> Self:
+        """Make a crew with a server of its own, whatever address the settings name.
+
+        Args:
+            data_dir: Where the server keeps its data; processes that name the same
+                folder share one server. None: REDIS_CREW_DATA_DIR, or nothing is kept.
+            settings: None reads the environment.
+            services: What runs as long as the crew does.
+        """
+        crew = cls(settings, services=services)
+        crew._embedded = replace(
+            crew._embedded,
+            is_wanted=True,
+            data_dir=data_dir or crew._embedded.data_dir,
+        )
+        return crew
+
+    # --- what its user asks -----------------------------------------------------------
+
+    @property
+    def settings(self) -> CrewSettings:
+        """The settings it was made with."""
+        return self._settings
+
+    @property
+    def state(self) -> ServiceState:
+        """Where it stands as a whole."""
+        if self._lifecycle is not None:
+            return self._lifecycle.state
+        running = self._running is not None
+        return ServiceState.STARTING if running else ServiceState.STOPPED
+
+    @property
+    def redis(self) -> PipelinedRedis:
+        """The client: a `redis.asyncio.Redis`, to be handed to any library.
+
+        Raises:
+            LifecycleError: Before the start or after the end.
+        """
+        if self._client is None:
+            raise LifecycleError(
+                "the crew is not running: use it inside `async with crew:`"
+            )
+        return self._client
+
+    async def health(self) -> HealthReport:
+        """Report on the loop, Redis and every service; costs one PING.
+
+        Never raises for what it reports on, and may be asked in any state.
+        """
+        state = self.state
+        loop = await parts.loop_health()
+        patience = self._settings.wire.command_timeout
+        components = [loop, await parts.redis_health(self._client, patience)]
+        if self._server is not None:
+            components.append(parts.embedded_health(self._server))
+        if self._lifecycle is not None:
+            statuses = self._lifecycle.statuses()
+            components += [parts.service_health(status) for status in statuses]
+        is_dead = state in (ServiceState.STOPPED, ServiceState.FAILED)
+        is_running = state is ServiceState.RUNNING
+        return HealthReport(
+            is_live=loop.is_well and not is_dead,
+            is_ready=is_running and all(each.is_well for each in components),
+            components=tuple(components),
+        )
+
+    async def run_until_stopped(self) -> None:
+        """Return when SIGTERM or SIGINT comes; the `async with` then drains.
+
+        A second signal cuts the drain short. Previous handlers are back once the crew
+        has been left, or at once if this call is cancelled.
+
+        Raises:
+            LifecycleError: Not running, or not in the main thread.
+        """
+        if self.state is not ServiceState.RUNNING:
+            raise LifecycleError(
+                "the crew is not running: call it inside `async with crew:`"
+            )
+        if self._signals is None:
+            self._signals = StopSignals(self._cut_short)
+            self._signals.install()
+        try:
+            await self._signals.wait()
+        except BaseException:
+            self._restore_signals()
+            raise
+        log.info("crew.stop_requested", signal=self._signals.received)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncGenerator[dict[str, Self]]:
+        """Run for the length of an ASGI application or an MCP server.
+
+        `Starlette(lifespan=crew.lifespan)` offers it as `request.state.crew`, an MCP
+        server as `ctx.request_context.lifespan_context["crew"]`.
+        """
+        async with self:
+            yield {"crew": self}
+
+    def __repr__(self) -> str:
+        address = "embedded" if self._embedded.is_wanted else self._settings.endpoint
+        circuit = self._client.circuit_state.value if self._client else "none"
+        names = ", ".join(
+            f"{each.name}: {each.state}"
+            for each in (self._lifecycle.statuses() if self._lifecycle else ())
+        )
+        return f"<CrewRedis {self.state} {address}, circuit {circuit} [{names}]>"
+
+    # --- life -------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._running is not None:
+            raise LifecycleError(
+                "the crew has been entered already: share the one you have, or make "
+                "another CrewRedis"
+            )
+        self._running = self._run()
+        try:
+            await self._running.__aenter__()
+        except BaseException:
+            self._running = None
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        if self._running is None:
+            raise LifecycleError("the crew has not been entered: use `async with`")
+        try:
+            return await self._running.__aexit__(kind, error, trace)
+        finally:
+            self._running = None
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncGenerator[None]:
+        opening = self._opening = CancelScope()
+        serve = partial(self._serve, opening)
+        self._lifecycle = None
+        try:
+            async with held(serve, stop=self._stop, name="crew"):
+                yield
+        finally:
+            self._restore_signals()
+
+    async def _serve(self, opening: CancelScope, caller: Caller) -> None:
+        """Open, serve, close; in a task that no cancellation of the caller reaches."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._forget)
+            with opening:
+                await self._open(stack)
+            if opening.cancel_called:
+                return
+            limits = self._settings.lifecycle
+            self._lifecycle = Lifecycle(
+                [spec.build(self) for spec in self._specs],
+                start_timeout=limits.start_timeout,
+                drain_timeout=limits.drain_timeout,
+                shutdown_timeout=limits.shutdown_timeout,
+            )
+            await self._lifecycle.serve(caller)
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Open what the services stand on; the stack closes it after them."""
+        if self._embedded.is_wanted:
+            server = EmbeddedServer(
+                self._embedded.data_dir, binary=self._embedded.binary
+            )
+            self._server = await stack.enter_async_context(server)
+        self._client = parts.make_client(self._settings, self._server)
+        stack.push_async_callback(parts.close, self._client)
+        is_strict = self._embedded.is_wanted or self._settings.start == "strict"
+        await parts.dial(self._client, self._settings, is_strict=is_strict)
+
+    def _stop(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()  # no effect once it is open
+        if self._lifecycle is not None:
+            self._lifecycle.stop()
+
+    def _cut_short(self) -> None:
+        log.warning("crew.drain_cut_short")
+        if self._lifecycle is not None:
+            self._lifecycle.cut_short()
+
+    def _forget(self) -> None:
+        self._client = None
+        self._server = None
+
+    def _restore_signals(self) -> None:
+        if self._signals is not None:
+            self._signals.restore()
+            self._signals = None
