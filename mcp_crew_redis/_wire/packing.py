@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Final
 
 import numpy as np
-from msgpack import ExtType, Packer
+from msgpack import ExtType, Packer, StackError, Unpacker
 from pydantic import BaseModel
 
 from mcp_crew_redis._wire.extensions import (
@@ -25,6 +25,8 @@ from mcp_crew_redis._wire.validation import type_name
 from mcp_crew_redis.errors import CodecError
 
 __all__ = ["pack"]
+
+_MAX_DEPTH: Final = 1_024
 
 
 def pack(value: object) -> bytes:
@@ -54,6 +56,8 @@ class _Level:
         # entered twice, and does not keep the buffer of the largest value ever seen.
         packer = Packer(default=self.default, strict_types=True, buf_size=1_024)
         packed: bytes = packer.pack(value)
+        if len(packed) > _MAX_DEPTH and (b"\x90" in packed or b"\x80" in packed):
+            _check_depth(packed)
         return packed
 
     def _default(self, value: object) -> object:
@@ -92,6 +96,20 @@ class _Level:
 _LEVELS: Final = tuple(_Level(depth) for depth in range(MAX_NESTING + 1))
 _SETS: Final[dict[type, int]] = {set: SET, frozenset: FROZENSET}
 _NATIVE: Final = frozenset({type(None), bool, float, str, bytes, list, dict})
+
+
+def _check_depth(packed: bytes) -> None:
+    """Refuse the one depth that the packer writes and the parser does not read.
+
+    Both stop at 1,024 containers in each other, but the packer lets an empty one (0x80,
+    0x90) pass as the 1,025th.
+    """
+    unpacker = Unpacker(None, max_buffer_size=len(packed))
+    unpacker.feed(packed)
+    try:
+        unpacker.skip()
+    except StackError:
+        raise RecursionError from None
 
 
 def _ext(code: int, payload: bytes) -> object:

@@ -7,7 +7,6 @@ expire together; one that the caller names is taken as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from random import Random
 from types import MappingProxyType
@@ -124,7 +123,7 @@ def ttl_ms(ttl: float) -> int:
     """
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
         raise InvalidTtlError(f"ttl is a number of seconds, not {type(ttl).__name__}")
-    if math.isnan(ttl) or not MIN_TTL <= ttl <= MAX_TTL:
+    if not MIN_TTL <= ttl <= MAX_TTL:  # so is NaN, which compares with nothing
         raise InvalidTtlError(
             f"ttl must be {MIN_TTL} to {MAX_TTL:.0f} seconds (ten years)"
         )
@@ -210,9 +209,9 @@ class TtlPolicy:
         """Return how long the state of a rate limit over `window` seconds lives.
 
         Raises:
-            InvalidTtlError: Twice the window is outside the accepted range.
+            InvalidTtlError: The window is outside the range of a time to live.
         """
-        return ttl_ms(window * WINDOW_FACTOR)
+        return round(ttl_ms(window) * WINDOW_FACTOR)
 
     def _jittered(self, seconds: float) -> int:
         moved = seconds * (1 - JITTER + 2 * JITTER * self._random())
