@@ -19,7 +19,8 @@ from mcp_crew_redis._core.circuit import (
     CircuitState,
 )
 from mcp_crew_redis._core.circuit_rules import ProbeSchedule, Ramp, TripRules
-from mcp_crew_redis.errors import CircuitOpenError, LifecycleError
+from mcp_crew_redis._core.wire_errors import WireCircuitOpenError
+from mcp_crew_redis.errors import LifecycleError
 
 __all__ = [
     "BreakerSettings",
@@ -79,9 +80,8 @@ class CircuitBreaker:
             The token to report the call's outcome with.
 
         Raises:
-            CircuitOpenError: Nothing may be sent now; cause "ramping" just after an
-                outage. A new exception each time: a shared one would gather the
-                traceback of every caller.
+            CircuitOpenError: Nothing may be sent now, "ramping" just after an outage.
+                A new one each time: a shared one would gather tracebacks.
         """
         if self.is_closed:
             return self.generation
@@ -174,10 +174,7 @@ class CircuitBreaker:
             self._change(CircuitState.OPEN, cause, now)
 
     def probe_cancelled(self, token: int) -> None:
-        """Return the probe slot: a cancelled probe says nothing about the node.
-
-        The state stays HALF_OPEN and the next probe is due at once.
-        """
+        """Return the probe slot; the state stays and the next probe is due at once."""
         if token == self._probe.token:
             self._probe.token = None
 
@@ -209,9 +206,8 @@ class CircuitBreaker:
     @property
     def is_ramping(self) -> bool:
         """Whether the circuit is closed but admits only a growing share."""
-        if self.state is not CircuitState.CLOSED:
-            return False
-        return not self._settle(self._monotonic())
+        is_closed = self.state is CircuitState.CLOSED
+        return is_closed and not self._settle(self._monotonic())
 
     def statistics(self) -> BreakerStatistics:
         """Return a frozen snapshot."""
@@ -251,13 +247,14 @@ class CircuitBreaker:
             self.is_closed = self._ramp.is_over(now)
         return self.is_closed
 
-    def _rejection(self, now: float) -> CircuitOpenError:
+    def _rejection(self, now: float) -> WireCircuitOpenError:
         cause, retry_after = self._cause, self._probe.retry_after(now)
         if self.state is CircuitState.CLOSED:
             cause, retry_after = "ramping", self._ramp.step
         elif self.state is CircuitState.FORCED_OPEN:
             retry_after = self._settings.timeout
-        return CircuitOpenError(retry_after, cause=cause, since=now - self._opened_at)
+        age = now - self._opened_at
+        return WireCircuitOpenError(retry_after, cause=cause, since=age)
 
     def _open_if(self, cause: str | None, now: float) -> None:
         if cause is None:
@@ -296,5 +293,6 @@ class CircuitBreaker:
         )
         try:
             self._on_change(change)
-        except Exception:  # noqa: BLE001 - who reports outcomes must not die of a listener
-            _log.exception("breaker.listener_failed", state=state.value)
+        except Exception as error:  # noqa: BLE001 - who reports must not die of a listener
+            name = type(error).__name__
+            _log.warning("breaker.listener_failed", state=state.value, error=name)

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import hiredis
 from redis import exceptions as redis_errors
 from redis._parsers.encoders import Encoder
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
@@ -20,6 +19,7 @@ from mcp_crew_redis._core.commands import block_seconds, is_read
 from mcp_crew_redis._core.dedicated import DedicatedPool
 from mcp_crew_redis._core.lane import Lane, Slot
 from mcp_crew_redis._core.node import Node
+from mcp_crew_redis._core.resp import pack_command
 from mcp_crew_redis._core.wire_errors import (
     LaneLostError,
     WireConnectionLostError,
@@ -68,13 +68,11 @@ class Courier:
         parts = (*words, *args[1:])
         if self.is_utf8:
             try:
-                return hiredis.pack_command(parts)
+                return pack_command(parts)
             except TypeError:
                 pass  # the encoder knows more types, and the words for what it refuses
-        encoded = [self._encoder.encode(part) for part in parts]
-        return hiredis.pack_command(
-            tuple(bytes(part) for part in encoded)  # bytearray and memoryview too
-        )
+        # bytes(): what it returns may be a bytearray or a memoryview.
+        return pack_command(tuple(bytes(self._encoder.encode(p)) for p in parts))
 
     async def deliver(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
         """Send over the right lane, again if that is safe, and return the raw reply."""
@@ -122,7 +120,7 @@ class Courier:
             raise WireTimeoutError(timeout, sent=False) from None
 
     def learn(self, lane: Lane, slot: Slot, args: Sequence[Any]) -> None:
-        """Send the next command of this kind over the bulk lane: its reply was large."""
+        """Send the next command of this kind over the bulk lane."""
         lane.large.discard(slot)
         self._node.routing.learn(args)
 
@@ -172,8 +170,7 @@ class Courier:
         breaker.record_refusal(breaker.generation, code)
         if code == "READONLY":
             # A replica now: this address may lead to another server already.
-            self._node.retire(self._node.interactive, code)
-            self._node.retire(self._node.bulk, code)
+            self._node.retire(code)
         return True
 
     @staticmethod
@@ -192,7 +189,7 @@ class Courier:
                 f"the connection ended ({error.cause}); nothing was sent"
             )
         if isinstance(error, RuntimeError) and not isinstance(error, LifecycleError):
-            return self._node.foreign_loop(error)
+            return self._node.misused(error)
         return error
 
     # --- dedicated connections --------------------------------------------------------
@@ -222,7 +219,7 @@ class Courier:
         return reply
 
     def _patience(self, args: Sequence[Any]) -> float | None:
-        """Seconds until the answer must have come; None if the caller asked for ever."""
+        """Seconds until the answer must have come; None for ever, if so asked."""
         block = block_seconds(args)
         if block == 0.0:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
@@ -48,7 +48,10 @@ class DedicatedPool(BlockingConnectionPool):
         self._settings = settings
 
     async def get_connection(
-        self, command_name: object = None, *keys: object, **options: object
+        self,
+        command_name: object = None,  # noqa: ARG002 - redis-py's signature
+        *keys: object,  # noqa: ARG002
+        **options: object,  # noqa: ARG002 - redis-py's signature
     ) -> AbstractConnection:
         """Take a connection; admitted by the circuit, and after strays are settled.
 
@@ -57,7 +60,7 @@ class DedicatedPool(BlockingConnectionPool):
         """
         await self.node.settled()
         try:
-            connection = await super().get_connection()
+            connection: Any = await super().get_connection()
         except redis_errors.ConnectionError as error:
             if isinstance(error, UnavailableError):
                 raise
@@ -71,8 +74,8 @@ class DedicatedPool(BlockingConnectionPool):
         except (redis_errors.RedisError, OSError) as error:
             raise self._dial_failed(error) from error
         greeting = self.node.greeting
-        connection.crew_run_id = "" if greeting is None else greeting.run_id  # type: ignore[attr-defined] # our mark on redis-py's object
-        return connection
+        connection.crew_run_id = "" if greeting is None else greeting.run_id
+        return cast(AbstractConnection, connection)
 
     def _is_full(self) -> bool:
         return not self.can_get_connection()
@@ -86,7 +89,7 @@ class DedicatedPool(BlockingConnectionPool):
 
     def give_up(self, connection: AbstractConnection) -> None:
         """Close a connection whose command is unanswered, and see that it is dead."""
-        self.node.report_stray(
+        self.node.give_up(
             getattr(connection, "client_id", None),
             getattr(connection, "crew_run_id", ""),
         )

@@ -13,6 +13,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from mcp_crew_redis._core.lane import Lane
 from mcp_crew_redis._core.seam import close_quietly, dialled, hand_over
+from mcp_crew_redis._core.strays import Stray
 from mcp_crew_redis._core.wire_errors import (
     WireConfigurationError,
     WireConnectionLostError,
@@ -21,19 +22,11 @@ from mcp_crew_redis._core.wire_errors import (
 )
 from mcp_crew_redis._core.wire_settings import WireSettings
 
-__all__ = ["DialFailedError", "Dialler", "Greeting", "Stray", "explain"]
+__all__ = ["DialFailedError", "Dialler", "Greeting", "explain"]
 
 log = structlog.get_logger(__name__)
 
 MINIMUM = {"redis": (7, 0), "valkey": (7, 2)}
-
-
-@dataclass(frozen=True, slots=True)
-class Stray:
-    """A connection given up with commands unanswered, that may still be executed."""
-
-    run_id: str
-    client_id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +104,7 @@ class Dialler:
 
 
 async def _ask(
-    connection: AbstractConnection, *commands: tuple[object, ...]
+    connection: AbstractConnection, *commands: tuple[str | int, ...]
 ) -> list[Any]:
     """Send `commands` in one write; error replies are returned, not raised."""
     packed = connection.pack_commands(commands)
@@ -189,11 +182,13 @@ def _require_supported(greeting: Greeting) -> None:
 async def _settle(
     connection: AbstractConnection, greeting: Greeting, strays: Iterable[Stray]
 ) -> Greeting:
-    """Have the server end the strays that are its own; others died with their server."""
+    """Have the server end its own strays; the others died with their server."""
     own = [s for s in strays if s.run_id == greeting.run_id and greeting.run_id]
     if not own:
         return greeting
-    kills = [("CLIENT", "KILL", "ID", stray.client_id) for stray in own]
+    kills: list[tuple[str | int, ...]] = [
+        ("CLIENT", "KILL", "ID", stray.client_id) for stray in own
+    ]
     replies = await _ask(connection, *kills)
     refused = [reply for reply in replies if isinstance(reply, Exception)]
     if not refused:
@@ -209,7 +204,7 @@ async def _settle(
     )
 
 
-def explain(error: Exception, timeout: float) -> DialFailedError:  # noqa: PLR0911 - one line a case
+def explain(error: Exception, timeout: float) -> DialFailedError:
     """Turn what redis-py raised into the cause and the caller's error."""
     text = str(error)
     if isinstance(error, WireConfigurationError):

@@ -1,13 +1,13 @@
 """Which of the two lanes a command takes.
 
-Small commands share the interactive lane. What is large goes over the bulk lane, so that
-a small reply never waits behind a large one: commands whose bytes or key count are
-large, and commands of a kind whose replies were large lately.
+Small commands share the interactive lane. What is large goes over the bulk lane, so
+that a small reply never waits behind a large one: commands whose bytes or key count
+are large, and commands of a kind whose replies were large lately.
 
 Two lanes have no order between them, so the routing keeps the order per key: a large
 command leaves when everything already sent is answered, and while it is unanswered,
-commands with one of its keys follow it onto the bulk lane. Otherwise a large write whose
-caller has given up could land over a newer small one.
+commands with one of its keys follow it onto the bulk lane. Otherwise a large write
+whose caller has given up could land over a newer small one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _bytes(argument: object) -> bytes:
 
 
 def _keys(args: Sequence[object]) -> list[bytes]:
-    """Every argument short enough to be a key: which ones are is the server's matter."""
+    """Every argument short enough to be a key: which ones are, the server knows."""
     return [
         _bytes(argument)
         for argument in args[1:]

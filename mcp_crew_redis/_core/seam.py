@@ -1,8 +1,8 @@
 """Every private member of redis-py that we touch, in one place.
 
-redis-py's own `Connection` does DNS, TLS, AUTH, credential providers, HELLO, SELECT and
-CLIENT SETINFO; afterwards its transport is handed to a lane. That hand-over has no
-public name, so `tests/integration/core/test_seam.py` fails loudly if one of these moves.
+redis-py's own `Connection` does DNS, TLS, AUTH, credential providers, HELLO, SELECT
+and CLIENT SETINFO; afterwards its transport is handed to a lane. That hand-over has no
+public name: `tests/integration/core/test_seam.py` fails loudly if one of these moves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -24,11 +23,11 @@ from redis.backoff import NoBackoff
 
 __all__ = [
     "Handover",
+    "close_quietly",
     "crew_connection_class",
     "dialled",
     "hand_over",
     "never_retry",
-    "pipeline_reset_state",
 ]
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -153,8 +152,8 @@ def hand_over(connection: AbstractConnection, lane: asyncio.Protocol) -> Handove
     reader, writer = connection._reader, connection._writer  # noqa: SLF001
     if reader is None or writer is None or writer.transport.is_closing():
         raise ConnectionResetError("the connection ended during its handshake")
-    transport = writer.transport
-    leftover = bytes(reader._buffer)  # type: ignore[attr-defined] # noqa: SLF001
+    transport: Any = writer.transport  # typed as the half that writes
+    leftover = bytes(reader._buffer)  # type: ignore[attr-defined]  # noqa: SLF001
     transport.set_protocol(lane)
     # The connection forgets its streams: redis-py's disconnect() would wait for the
     # stream protocol's close waiter, which never fires after the hand-over.
@@ -166,13 +165,3 @@ def hand_over(connection: AbstractConnection, lane: asyncio.Protocol) -> Handove
 def close_quietly(connection: AbstractConnection) -> None:
     """Close without waiting."""
     connection._close()  # noqa: SLF001
-
-
-def pipeline_reset_state(pipeline: Pipeline) -> bool:
-    """Whether `pipeline` must keep to one connection: WATCH, MULTI, or a transaction."""
-    return bool(
-        pipeline.is_transaction
-        or pipeline.explicit_transaction
-        or pipeline.watching
-        or pipeline.connection is not None
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from redis import exceptions as redis_errors
 
 from mcp_crew_redis.errors import (
+    CircuitOpenError,
     ConfigurationError,
     ConnectionLostError,
     OperationTimeoutError,
@@ -18,6 +19,7 @@ from mcp_crew_redis.errors import (
 
 __all__ = [
     "LaneLostError",
+    "WireCircuitOpenError",
     "WireConfigurationError",
     "WireConnectionLostError",
     "WireCredentialsError",
@@ -63,6 +65,10 @@ class WireConfigurationError(ConfigurationError, redis_errors.ConnectionError):
 
 class WireCredentialsError(ConfigurationError, redis_errors.AuthenticationError):
     """The server refused the credentials."""
+
+
+class WireCircuitOpenError(CircuitOpenError, redis_errors.ConnectionError):
+    """The circuit is open; nothing was sent."""
 
 
 class LaneLostError(Exception):

@@ -1,0 +1,102 @@
+"""One dial at a time for a node, at a bounded pace, shared by all who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import structlog
+
+from mcp_crew_redis._core.backoff import DecorrelatedJitter
+from mcp_crew_redis._core.dialling import DialFailedError
+from mcp_crew_redis._core.owner import TaskOwner
+from mcp_crew_redis._core.wire_settings import WireSettings
+from mcp_crew_redis.clock import Clock
+
+__all__ = ["Connector"]
+
+log = structlog.get_logger(__name__)
+
+
+class Connector:
+    """Runs dials. A caller who gives up waiting does not stop the dial.
+
+    Attributes:
+        dials: Connections made.
+        failures: Dials that failed.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[bool], Awaitable[None]],
+        *,
+        owner: TaskOwner,
+        settings: WireSettings,
+        clock: Clock,
+        random: Random,
+        failed: Callable[[DialFailedError], None],
+    ) -> None:
+        self._dial = dial
+        self._owner = owner
+        self._settings = settings
+        self._clock = clock
+        self._failed = failed
+        self._jitter = DecorrelatedJitter(random)
+        self._next = 0.0
+        self._failure: DialFailedError | None = None
+        self._running: asyncio.Future[None] | None = None
+        self.dials = self.failures = 0
+
+    async def connected(self, *, is_bulk: bool) -> None:
+        """Wait for the dial under way, or start one for this lane.
+
+        Raises:
+            UnavailableError: The dial failed, or the last one did just now.
+            ConfigurationError: The server answered, and will answer so again.
+        """
+        if self._running is None:
+            if self._failure is not None and self._clock.monotonic() < self._next:
+                raise self._failure.make()
+            self._running = asyncio.get_running_loop().create_future()
+            self._owner.start(self._run(self._running, is_bulk), "dial")
+        await asyncio.shield(self._running)
+        if self._failure is not None:
+            raise self._failure.make()
+
+    async def probe(self) -> None:
+        """Dial the interactive lane now, whatever the pace: the circuit sets it.
+
+        Raises:
+            DialFailedError: No connection.
+        """
+        if self._running is None:
+            self._running = asyncio.get_running_loop().create_future()
+            await self._run(self._running, False)
+        else:
+            await asyncio.shield(self._running)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run(self, done: asyncio.Future[None], is_bulk: bool) -> None:  # noqa: FBT001 - private
+        try:
+            await self._dial(is_bulk)
+        except DialFailedError as failure:
+            self._note(failure)
+        else:
+            self.dials += 1
+            self._failure = None
+            self._jitter.reset()
+        finally:
+            self._running = None
+            if not done.done():
+                done.set_result(None)
+
+    def _note(self, failure: DialFailedError) -> None:
+        self.failures += 1
+        self._failure = failure
+        is_final = failure.is_final
+        pause = self._settings.auth_pause if is_final else next(self._jitter)
+        self._next = self._clock.monotonic() + pause
+        log.warning("wire.dial_failed", cause=failure.cause, retry_after=pause)
+        self._failed(failure)

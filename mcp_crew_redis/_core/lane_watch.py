@@ -1,0 +1,154 @@
+"""Time on a lane: one timer, armed for the oldest command without an answer.
+
+A timer per command would cost more than the command. All commands of one write share a
+mark; replies come in order, so the oldest mark tells everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from mcp_crew_redis._core.lane_keeper import EndedLane, LaneKeeper
+from mcp_crew_redis._core.wire_errors import WireTimeoutError
+from mcp_crew_redis._core.wire_settings import WireSettings
+
+__all__ = ["LaneWatch"]
+
+NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class _Mark:
+    """The commands up to number `end` had left by time `at`."""
+
+    end: int
+    at: float
+    chunks: int  # chunks received by then: equal later means silence since
+
+
+class _Watched(EndedLane, Protocol):
+    """What the watch needs of its lane."""
+
+    pending: deque[asyncio.Future[Any]]
+    chunks: int
+
+    @property
+    def answered(self) -> int: ...
+
+    def ping(self) -> None: ...
+
+    def end(self, cause: str) -> None: ...
+
+
+class LaneWatch:
+    """Times out, ends and measures one lane. Owns the lane's only timer.
+
+    Attributes:
+        marks: Unanswered writes, oldest first; the lane looks at the first one's end.
+    """
+
+    def __init__(
+        self,
+        lane: _Watched,
+        keeper: LaneKeeper,
+        settings: WireSettings,
+        slow_after: float,
+    ) -> None:
+        self.marks: deque[_Mark] = deque()
+        self._lane = lane
+        self._keeper = keeper
+        self._timeout = settings.command_timeout
+        self._idle_ping = settings.idle_ping
+        self._slow_after = slow_after
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = NEVER
+        self._expired = 0  # commands up to this number have had their timeout
+        self._measured = 0  # commands up to this number have been measured
+        self._reported = 0  # replies told to the lane's keeper
+        self._slow = 0
+        self._idle_chunks = -1
+
+    def start(self) -> None:
+        """Begin; the lane is attached to the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._arm(self._loop.time() + self._idle_ping)
+
+    def stop(self) -> None:
+        """End the timer and report what is left to report."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._report()
+        self.marks.clear()
+
+    def wrote(self, end: int, chunks: int) -> None:
+        """Note that commands up to number `end` leave now."""
+        now = self._loop.time()
+        self.marks.append(_Mark(end, now, chunks))
+        if self._due > now + self._timeout:
+            self._arm(now + self._timeout)
+
+    def passed(self, answered: int) -> None:
+        """Drop the marks that are answered; count the commands that took too long."""
+        marks, now = self.marks, self._loop.time()
+        while marks and marks[0].end <= answered:
+            mark = marks.popleft()
+            if now - mark.at > self._slow_after:
+                self._slow += mark.end - self._measured
+            self._measured = mark.end
+
+    def _arm(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = when
+        self._timer = self._loop.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        now, marks = self._loop.time(), self.marks
+        self._due = NEVER
+        self._report()
+        if not marks:
+            self._idle(now)
+            return
+        if now >= marks[0].at + 2 * self._timeout:
+            self._lane.end("no answer")
+            return
+        due = [mark for mark in marks if mark.at + self._timeout <= now]
+        if due and due[-1].end > self._expired:
+            self._expire(due)
+        if marks:  # the lane may have been ended by what it was just told
+            undue = (m.at + self._timeout for m in marks if m.end > self._expired)
+            kill_at = marks[0].at + 2 * self._timeout
+            self._arm(min(next(undue, kill_at), kill_at))
+
+    def _expire(self, due: list[_Mark]) -> None:
+        """Give the commands of these marks their timeout; their slots stay."""
+        lane, end = self._lane, due[-1].end
+        answered = lane.answered
+        start = max(self._expired, answered) - answered
+        slots = islice(lane.pending, start, end - answered)
+        late = [slot for slot in slots if not slot.done()]
+        self._expired = end
+        for slot in late:
+            slot.set_exception(WireTimeoutError(self._timeout, sent=True))
+        is_silent = due[0].chunks == lane.chunks
+        self._keeper.lane_late(lane, len(late), is_silent=is_silent)
+
+    def _idle(self, now: float) -> None:
+        """Prove with a PING, once in a while, that a quiet connection is alive."""
+        if self._idle_chunks == self._lane.chunks:
+            self._lane.ping()  # arms the timer by its write
+        else:
+            self._idle_chunks = self._lane.chunks
+            self._arm(now + self._idle_ping)
+
+    def _report(self) -> None:
+        answered = self._lane.answered
+        if answered > self._reported:
+            count, self._reported = answered - self._reported, answered
+            slow, self._slow = min(self._slow, count), 0
+            self._keeper.lane_measured(self._lane, count, slow)
