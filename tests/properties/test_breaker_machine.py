@@ -10,7 +10,7 @@ from contextlib import suppress
 from random import Random
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -93,6 +93,7 @@ class BreakerMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.changes: list[CircuitChange] = []
+        self.probe_tokens: set[int] = set()
         self.model = Model()
         self.breaker = CircuitBreaker(
             BreakerSettings(threshold=THRESHOLD, minimum_calls=MINIMUM, ramp=RAMP),
@@ -185,6 +186,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.now += self.breaker.probe_delay()
         self.now = -(-self.now * 16 // 1) / 16  # back onto the grid
         token = self.breaker.begin_probe()
+        assert token not in self.probe_tokens
+        self.probe_tokens.add(token)
         self.model.probe = token
         self.model.state = CircuitState.HALF_OPEN
         return token
@@ -211,6 +214,14 @@ class BreakerMachine(RuleBasedStateMachine):
     def current_probe_succeeds(self):
         self.probe_succeeds(self.model.probe)
 
+    @precondition(lambda self: self.model.state in DOWN)
+    @rule()
+    def recover(self):
+        while self.model.state in DOWN:
+            if self.model.probe is None:
+                self.begin_probe()
+            self.probe_succeeds(self.model.probe)
+
     @rule(token=probes)
     def probe_fails(self, token):
         if token == self.model.probe:
@@ -225,6 +236,16 @@ class BreakerMachine(RuleBasedStateMachine):
         if token == self.model.probe:
             self.model.probe = None
         self.breaker.probe_cancelled(token)
+
+    @precondition(lambda self: self.model.probe is not None)
+    @rule()
+    def current_probe_fails(self):
+        self.probe_fails(self.model.probe)
+
+    @precondition(lambda self: self.model.probe is not None)
+    @rule()
+    def current_probe_is_cancelled(self):
+        self.probe_is_cancelled(self.model.probe)
 
     # --- by hand -----------------------------------------------------------------
 
@@ -296,5 +317,36 @@ class BreakerMachine(RuleBasedStateMachine):
 
 TestBreakerMachine = BreakerMachine.TestCase
 TestBreakerMachine.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=200, stateful_step_count=40, deadline=None, derandomize=True
 )
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1, 15, 16, 17, 48]),  # sixteenths that pass before
+        st.sampled_from(["ok", "ok", "hard", "refused"]),
+        st.integers(min_value=1, max_value=3),
+        st.integers(min_value=0, max_value=3),
+    ),
+    min_size=5,
+    max_size=60,
+)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(steps=STEPS)
+def test_a_closed_circuit_opens_exactly_when_the_recount_says_so(steps):
+    """Buckets, running sums and shortcuts give the same verdict as a plain list."""
+    machine = BreakerMachine()
+    for sixteenths, outcome, count, slow in steps:
+        machine.now += sixteenths / 16
+        if outcome == "ok":
+            machine.succeed(machine.breaker.generation, count, slow)
+        elif outcome == "hard":
+            machine.fail(machine.breaker.generation, count)
+        else:
+            machine.refuse(machine.breaker.generation, count)
+        machine.agrees_with_the_model()
+        machine.counters_are_bounded()
+        if machine.model.state != "closed":
+            return
