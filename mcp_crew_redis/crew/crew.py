@@ -75,7 +75,7 @@ class CrewRedis:
         self._server: EmbeddedServer | None = None
         self._lifecycle: Lifecycle | None = None
         self._signals: StopSignals | None = None
-        self._opening: CancelScope | None = None  # needs a loop, so not before `_run`
+        self._opening: CancelScope | None = None  # needs a loop: made on entering
 
     @classmethod
     def embedded(
@@ -201,7 +201,10 @@ class CrewRedis:
                 "the crew has been entered already: share the one you have, or make "
                 "another CrewRedis"
             )
-        self._running = self._run()
+        self._opening = CancelScope()
+        self._lifecycle = None
+        serve = partial(self._serve, self._opening)
+        self._running = held(serve, stop=self._stop, name="crew")
         try:
             await self._running.__aenter__()
         except BaseException:
@@ -221,16 +224,6 @@ class CrewRedis:
             return await self._running.__aexit__(kind, error, trace)
         finally:
             self._running = None
-
-    @asynccontextmanager
-    async def _run(self) -> AsyncGenerator[None]:
-        opening = self._opening = CancelScope()
-        serve = partial(self._serve, opening)
-        self._lifecycle = None
-        try:
-            async with held(serve, stop=self._stop, name="crew"):
-                yield
-        finally:
             self._restore_signals()
 
     async def _serve(self, opening: CancelScope, caller: Caller) -> None:

@@ -26,6 +26,7 @@ class Caller:
         self._cancelling = self._task.cancelling() if self._task else 0
         self.settled = asyncio.Event()  # let in, or never will be
         self.is_welcome = False
+        self.was_inside = False
         self._is_inside = False
         self._is_interrupted = False
         self._left = asyncio.Event()
@@ -49,7 +50,7 @@ class Caller:
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Mark the body's extent; what `send_out` cancelled is uncancelled after it."""
-        self._is_inside = True
+        self._is_inside = self.was_inside = True
         try:
             yield
         finally:
@@ -84,6 +85,7 @@ async def held(
         Exception: The lone error of body or `serve`, bare; several as a group.
     """
     errors: list[Exception] = []
+    is_forgotten = False
     caller = Caller()
     host = asyncio.get_running_loop().create_task(serve(caller), name=name)
     host.add_done_callback(lambda _: caller.settled.set())
@@ -92,10 +94,9 @@ async def held(
         if caller.is_welcome and not host.done():
             with caller.inside():
                 yield
-        else:
-            stop()
-            await _outlast(host)
-            errors.append(_ending(host) or LifecycleError(f"{name} was stopped early"))
+    except GeneratorExit:
+        is_forgotten = True  # never left, and the loop is gone: there is no waiting
+        raise
     except asyncio.CancelledError:
         if not caller.was_sent_out():
             raise
@@ -103,9 +104,12 @@ async def held(
         errors.append(error)
     finally:
         stop()
-        await _outlast(host)
-    if (ending := _ending(host)) and ending not in errors:
+        if not is_forgotten:
+            await _outlast(host)
+    if ending := _ending(host):
         errors.append(ending)
+    elif not caller.was_inside:
+        errors.append(LifecycleError(f"{name} was stopped before it had started"))
     raise_together(f"{name} failed", errors)
 
 

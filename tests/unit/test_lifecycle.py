@@ -563,3 +563,15 @@ async def test_ten_houses_start_and_stop_fifty_times_each(diary):
                 tasks.start_soon(live, number)
 
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_stopped_while_starting_never_runs_the_body(diary):
+    """Whoever stopped it did not mean the body to run; the entry says so."""
+    house = lifecycle(Slow("slow", diary))
+    asyncio.get_running_loop().call_later(0.02, house.stop)
+
+    with pytest.raises(LifecycleError, match="stopped before it had started"):
+        async with house.running():
+            diary.append("body")
+
+    assert diary == ["starting slow", "+slow", "-slow"]
