@@ -95,6 +95,8 @@ class _Level:
 
 _LEVELS: Final = tuple(_Level(depth) for depth in range(MAX_NESTING + 1))
 _SETS: Final[dict[type, int]] = {set: SET, frozenset: FROZENSET}
+# Codes of numpy's bool, integers and float16 to 64: what Python has a number for.
+_NUMBERS: Final = "?bBhHiIlLqQefd"
 _NATIVE: Final = frozenset({type(None), bool, float, str, bytes, list, dict})
 
 
@@ -139,7 +141,7 @@ def _plainer(value: object) -> object:
         return value.model_dump(by_alias=False, warnings="none")
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, np.bool_ | np.integer | np.float16 | np.float32 | np.float64):
+    if isinstance(value, np.generic) and value.dtype.char in _NUMBERS:
         return value.item()
     for base, build in _BASES.items():
         if isinstance(value, base):
