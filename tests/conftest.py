@@ -17,15 +17,19 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.rig.binaries import SERVER_NAMES, find_binary
-from tests.rig.certificates import Certificates, make_certificates
 from tests.rig.leaks import Footprint, find_leaks
 from tests.rig.servers import RealServer
+
+if TYPE_CHECKING:
+    from mcp_crew_redis.testing import FaultProxy
+    from tests.rig.certificates import Certificates
 
 _FAILED = pytest.StashKey[bool]()
 
@@ -107,13 +111,15 @@ def own_server(make_server: Callable[..., RealServer]) -> RealServer:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    from tests.rig.certificates import make_certificates
+
     return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
 async def tls_proxy(
     server: RealServer, certificates: Certificates
-) -> AsyncIterator[object]:
+) -> AsyncIterator[FaultProxy]:
     from mcp_crew_redis.testing import FaultProxy
 
     context = certificates.server_context()
