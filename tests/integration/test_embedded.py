@@ -39,6 +39,23 @@ asyncio.run(main())
 """
 
 
+COUNTING_PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+import redis.asyncio
+from mcp_crew_redis._core.embedded import EmbeddedServer
+
+async def main():
+    for _ in range(5):
+        async with EmbeddedServer(Path(sys.argv[1])) as server:
+            path = server.unix_socket
+            async with redis.asyncio.Redis(unix_socket_path=path, retry=None) as client:
+                await client.incr("n")
+
+asyncio.run(main())
+"""
+
+
 @contextlib.asynccontextmanager
 async def user_process(folder=""):
     """Another process that uses an embedded server until its stdin ends."""
@@ -158,6 +175,26 @@ async def test_the_server_outlives_the_process_that_started_it(tmp_path):
                 await client.set("k", "v")
             assert is_alive(pid)
         assert not is_alive(pid)
+
+
+async def test_processes_that_come_and_go_lose_nothing(tmp_path):
+    """Four processes start, join and leave at will: one writer at a time, always."""
+    program = [sys.executable, "-c", COUNTING_PROGRAM, str(tmp_path)]
+    processes = [
+        subprocess.Popen(program, stdout=subprocess.DEVNULL)  # noqa: ASYNC220 - as above
+        for _ in range(4)
+    ]
+    try:
+        for process in processes:
+            await wait_until(lambda p=process: p.poll() is not None, "it is done", 30.0)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+    assert [process.returncode for process in processes] == [0] * 4
+    async with EmbeddedServer(tmp_path) as server, connect(server) as client:
+        assert await client.get("n") == b"20"
 
 
 @pytest.mark.parametrize("folder", ["", "data"], ids=["private", "shared"])
