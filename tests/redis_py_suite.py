@@ -89,8 +89,8 @@ class Verdict:
     passed_in_both: int = 0
     only_ours: int = 0
     neither: int = 0
-    allowed: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
+    allowed: dict[str, list[str]] = field(default_factory=dict)  # by reason
+    broken: dict[str, list[str]] = field(default_factory=dict)  # by what it said
     needless: list[str] = field(default_factory=list)
 
 
@@ -190,25 +190,29 @@ def compare(theirs: Outcomes, ours: Outcomes, allowed: dict[str, str]) -> Verdic
             verdict.passed_in_both += 1
         elif (line := allowed_by(test, allowed)) is not None:
             used.add(line)
-            verdict.allowed.append(f"{test}: {allowed[line]}")
+            verdict.allowed.setdefault(allowed[line], []).append(test)
         else:
-            verdict.broken.append(f"{test}: {after.word}: {after.said}")
+            cause = f"{after.word} {after.said}".strip()
+            verdict.broken.setdefault(cause, []).append(test)
     verdict.needless = sorted(set(allowed) - used)
     return verdict
 
 
 def report(verdict: Verdict, *, partial: bool) -> None:
     """Print what the comparison found."""
-    for title, lines in (("allowed", verdict.allowed), ("BROKEN", verdict.broken)):
-        if lines:
-            print(f"\n{title}:")
-            print("\n".join(f"  {line[:400]}" for line in lines))
+    for title, groups in (("allowed", verdict.allowed), ("BROKEN", verdict.broken)):
+        for cause, tests in groups.items():
+            print(f"\n{title}, {len(tests)}: {cause[:300]}")
+            print("\n".join(f"  {test}" for test in tests))
+    allowed, broken = (
+        sum(map(len, groups.values())) for groups in (verdict.allowed, verdict.broken)
+    )
     if verdict.needless and not partial:
         print("\nallow-list lines that nothing needed in this run:")
         print("\n".join(f"  {line}" for line in verdict.needless))
     print(
-        f"\n{verdict.passed_in_both} passed in both, {len(verdict.allowed)} allowed, "
-        f"{len(verdict.broken)} broken; skipped or failing on redis-py too: "
+        f"\n{verdict.passed_in_both} passed in both, {allowed} allowed, "
+        f"{broken} broken; skipped or failing on redis-py too: "
         f"{verdict.neither}, passing on ours alone: {verdict.only_ours}"
     )
 
