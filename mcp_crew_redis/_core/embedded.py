@@ -18,8 +18,7 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -29,7 +28,11 @@ import structlog
 
 from mcp_crew_redis._core.file_lock import FileLock
 from mcp_crew_redis._core.server_binary import find_server_binary
-from mcp_crew_redis._core.warden_process import WardenProcess, probe_server
+from mcp_crew_redis._core.warden_process import (
+    WardenProcess,
+    make_runtime_folder,
+    probe_server,
+)
 from mcp_crew_redis.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -41,8 +44,6 @@ __all__ = ["EmbeddedServer"]
 log = structlog.get_logger(__name__)
 
 _INTERVAL = 0.005
-#: sockaddr_un holds 108 bytes on Linux and 104 on macOS, with a closing zero.
-_MAX_SOCKET_PATH = 103
 #: Rounds without a sign of a warden after which a leaving user tidies up itself.
 _SILENT_ROUNDS = 20
 
@@ -117,9 +118,11 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the server, whoever started it; None when there is none."""
+        """Process id of the living server, whoever started it; None without one."""
         with contextlib.suppress(OSError, ValueError):
-            return int((self._runtime / "pid").read_text())
+            pid = int((self._runtime / "pid").read_text())
+            os.kill(pid, 0)  # a killed server leaves its pid file
+            return pid
         return None
 
     async def start(self) -> None:
@@ -134,18 +137,24 @@ class EmbeddedServer:
         if self._users is not None:
             raise LifecycleError("the embedded server is already running")
         try:
-            async with asyncio.timeout(self._start_timeout):
-                await self._join_or_start()
-        except TimeoutError as error:
-            tail = self._warden.log_tail()
-            await self._leave()
-            raise ConnectionLostError(
-                f"the embedded server did not answer in {self._start_timeout:g} s{tail}"
-            ) from error
+            await self._bounded(self._join_or_start())
         except BaseException:
             await self._leave()
             raise
         log.info("embedded.started", pid=self.pid, is_owner=self._warden.was_started)
+
+    async def revive(self) -> None:
+        """Start the server again if it has died; return when it answers.
+
+        The socket's path stays. What was written survives with a `data_dir` only.
+
+        Raises:
+            LifecycleError: Not started.
+            ConnectionLostError: As `start`; the object still has to be stopped.
+        """
+        if self._users is None:
+            raise LifecycleError("the embedded server is not running")
+        await self._bounded(self._restart())
 
     async def stop(self) -> None:
         """Leave the server; the last user waits until it has ended. Idempotent."""
@@ -154,18 +163,35 @@ class EmbeddedServer:
             log.info("embedded.left")
 
     # --- arriving ---------------------------------------------------------------
+    async def _bounded(self, work: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await work
+        except TimeoutError as error:
+            tail = self._warden.log_tail()
+            raise ConnectionLostError(
+                f"the embedded server did not answer in {self._start_timeout:g} s{tail}"
+            ) from error
+
     async def _join_or_start(self) -> None:
         self._prepare_home()
-        self._warden = WardenProcess(self._home)
         with await FileLock.acquire(self._home / "start.lock", exclusive=True):
             # Held from before the server starts: its warden never sees us missing.
             users = self._home / "users.lock"
             self._users = await FileLock.acquire(users, exclusive=False)
             self._runtime = self._choose_runtime()
-            while (state := await probe_server(self._runtime / "s")) != "ready":
-                if state == "absent":
-                    self._start_once()
-                await asyncio.sleep(_INTERVAL)
+            await self._until_ready()
+
+    async def _restart(self) -> None:
+        with await FileLock.acquire(self._home / "start.lock", exclusive=True):
+            await self._until_ready()
+
+    async def _until_ready(self) -> None:
+        self._warden = WardenProcess(self._home)
+        while (state := await probe_server(self._runtime / "s")) != "ready":
+            if state == "absent":
+                self._start_once()
+            await asyncio.sleep(_INTERVAL)
 
     def _start_once(self) -> None:
         """Start the warden, or tell why the one that we started has ended."""
@@ -182,7 +208,7 @@ class EmbeddedServer:
         if sys.platform == "win32":
             raise ConfigurationError("the embedded server needs Linux or macOS")
         if self._data_dir is None:
-            self._home = _make_runtime()
+            self._home = make_runtime_folder()
             return
         self._home = self._data_dir
         try:
@@ -203,7 +229,7 @@ class EmbeddedServer:
             # Another user may own a folder of that name after a reboot.
             if facts.st_uid == os.getuid() and not facts.st_mode & 0o077:
                 return recorded
-        runtime = _make_runtime()
+        runtime = make_runtime_folder()
         record.write_text(str(runtime))
         return runtime
 
@@ -265,13 +291,3 @@ class EmbeddedServer:
             lock.release()
             return "shared"
         return "stopping"
-
-
-def _make_runtime() -> Path:
-    """Make a private folder whose path leaves room for a socket's name."""
-    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp
-        if len(os.fsencode(parent)) + len("/mcr-abcdefgh/s") > _MAX_SOCKET_PATH:
-            continue
-        with contextlib.suppress(OSError):
-            return Path(tempfile.mkdtemp(prefix="mcr-", dir=parent))
-    raise ConfigurationError("embedded server: no temporary folder with a short path")

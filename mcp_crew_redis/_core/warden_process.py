@@ -1,4 +1,4 @@
-"""The embedded server's warden as its starter sees it, and a look at the server."""
+"""The embedded server's warden, socket and folder as their starter sees them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from mcp_crew_redis._core import warden
+from mcp_crew_redis.errors import ConfigurationError
 
-__all__ = ["WardenProcess", "probe_server"]
+__all__ = ["WardenProcess", "make_runtime_folder", "probe_server"]
 
 _PROBE_TIMEOUT = 1.0
 _MAX_LOG_BYTES = 1024 * 1024
 _LOG_TAIL_LINES = 15
+#: sockaddr_un holds 108 bytes on Linux and 104 on macOS, with a closing zero.
+_MAX_SOCKET_PATH = 103
 
 
 #: Living wardens that this process has started, by their homes. A child belongs to the
@@ -92,3 +96,13 @@ async def probe_server(path: Path) -> Literal["absent", "loading", "ready"]:
     finally:
         writer.transport.abort()
     return "ready" if answer.startswith((b"+PONG", b"-NOAUTH")) else "loading"
+
+
+def make_runtime_folder() -> Path:
+    """Make a private folder whose path leaves room for a socket's name."""
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp
+        if len(os.fsencode(parent)) + len("/mcr-abcdefgh/s") > _MAX_SOCKET_PATH:
+            continue
+        with contextlib.suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix="mcr-", dir=parent))
+    raise ConfigurationError("embedded server: no temporary folder with a short path")

@@ -230,14 +230,33 @@ async def test_a_crashed_server_is_replaced_at_the_next_start(tmp_path):
     await first.start()
     async with connect(first) as client:
         await client.set("k", "v")
-    os.kill(first.pid, signal.SIGKILL)
-    await wait_until(is_gone(first.pid), "it is dead")
+    os.kill(pid := first.pid, signal.SIGKILL)
+    await wait_until(is_gone(pid), "it is dead")
 
     async with EmbeddedServer(tmp_path) as second, connect(second) as client:
         assert await client.get("k") == b"v"
         assert second.unix_socket == first.unix_socket
         await first.stop()
         assert is_alive(second.pid)
+
+
+@pytest.mark.parametrize("folder", [None, "data"], ids=["private", "shared"])
+async def test_a_crashed_server_can_be_revived(tmp_path, folder):
+    """The same object starts it again on the same socket; a living one is left."""
+    server = EmbeddedServer(folder and tmp_path / folder)
+    async with server:
+        path, first = server.unix_socket, server.pid
+        await server.revive()
+        assert server.pid == first
+        os.kill(first, signal.SIGKILL)
+        await wait_until(lambda: server.pid is None, "its death is seen")
+
+        await server.revive()
+
+        assert server.pid not in {first, None}
+        assert server.unix_socket == path
+        async with connect(server) as client:
+            assert await client.ping()
 
 
 async def test_a_start_cancelled_anywhere_leaves_no_process(tmp_path):
@@ -358,3 +377,5 @@ async def test_a_second_start_is_refused_and_a_second_stop_is_not():
 
     with pytest.raises(LifecycleError, match="not running"):
         _ = server.unix_socket
+    with pytest.raises(LifecycleError, match="not running"):
+        await server.revive()
