@@ -194,7 +194,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--strict", action="store_true", help="exit code 1 when a bar fails")
     add("--ours", default=DEFAULT_OURS, metavar="MODULE:CLASS", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    options.seconds = options.seconds or (0.06 if options.quick else 0.25)
+    options.seconds = options.seconds or (0.03 if options.quick else 0.25)
     options.rounds = max(5, options.rounds or (5 if options.quick else 7))
     try:
         wanted = options.callers or ("1,100" if options.quick else "1,10,100,1000")
