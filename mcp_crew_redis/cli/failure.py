@@ -46,11 +46,10 @@ class Steps:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
-        swallowed = self._scope.__exit__(kind, error, trace)
+    ) -> None:
+        self._scope.__exit__(kind, error, trace)
         if self._scope.cancelled_caught:
             raise DemoError(f"{self.doing} took longer than {self._timeout:g} s")
-        return bool(swallowed)
 
     def begin(self, doing: str, timeout: float) -> None:
         """Start the step `doing`, which has `timeout` seconds."""

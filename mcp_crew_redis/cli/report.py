@@ -61,6 +61,9 @@ class Report:
 
     def line(self, label: str, text: str, *, style: str = "cyan") -> None:
         """Print a labelled line; what does not fit continues under the text."""
+        if self.is_plain:
+            self._console.print(Text(f"  {label:<6} {text}"), soft_wrap=True)
+            return
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=8, no_wrap=True)
         grid.add_column(overflow="fold")

@@ -1,0 +1,310 @@
+"""The demo as its user runs it, and what it leaves behind: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mcp_crew_redis._core.client import PipelinedRedis
+from mcp_crew_redis.cli.failure import reason_of
+from mcp_crew_redis.cli.mcp_servers import McpServerSpec, Patience, running_servers
+from mcp_crew_redis.cli.shelf import Record, Shelf
+from mcp_crew_redis.clock import SystemClock
+from mcp_crew_redis.settings import CrewSettings
+from mcp_crew_redis.types import DataType
+from tests.rig.servers import RealServer
+from tests.rig.waiting import wait_until_blocking
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEMO = ("-m", "mcp_crew_redis", "demo")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="looks at processes through /proc"
+)
+
+
+def run_demo(
+    *options: str,
+    python: str | Path = sys.executable,
+    cwd: Path = REPOSITORY,
+    **env: str,
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, *DEMO, *options],
+        cwd=cwd,
+        env=os.environ | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@contextmanager
+def demo_process(
+    *options: str, stdin: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the demo in the background; kill it if the test has not ended it."""
+    with subprocess.Popen(
+        [sys.executable, *DEMO, *options],
+        cwd=REPOSITORY,
+        # numpy's BLAS has threads of its own, which are not what a test counts.
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read its output up to the line with `words`; its end is a failure."""
+    assert process.stdout is not None
+    seen: list[str] = []
+    for line in process.stdout:
+        seen.append(line)
+        if words in line:
+            return
+    pytest.fail(f"{words!r} not in:\n{''.join(seen)}")
+
+
+# --- processes ----------------------------------------------------------------
+def living() -> dict[int, tuple[int, str]]:
+    """Parent and start time of every process that is not a zombie, by its id."""
+    found: dict[int, tuple[int, str]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        if fields[0] != "Z":
+            found[int(folder.name)] = (int(fields[1]), fields[19])
+    return found
+
+
+def offspring(pid: int) -> dict[int, str]:
+    """Id, start time of all that descends from `pid`; both, since ids are reused."""
+    processes = living()
+    family = {pid}
+    while grown := {p for p, (parent, _) in processes.items() if parent in family}:
+        if grown <= family:
+            break
+        family |= grown
+    return {p: processes[p][1] for p in family - {pid} if p in processes}
+
+
+def wait_until_gone(processes: dict[int, str], timeout: float = 8.0) -> None:
+    def all_gone() -> bool:
+        now = living()
+        return not any(p in now and now[p][1] == t for p, t in processes.items())
+
+    wait_until_blocking(all_gone, "every process of the demo has ended", timeout)
+
+
+# --- the story ----------------------------------------------------------------
+def test_everything_reads_back_equal_twice_in_a_row() -> None:
+    """Two runs, one after the other, tell the same and complain of nothing."""
+    for _ in range(2):
+        done = run_demo()
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "ok     8 of 8 values came back equal" in done.stdout
+        assert "ok     keys the server has by tenant: acme 4, nova 4; 0" in done.stdout
+        assert "ok     1,000 of 1,000 concurrent reads equal" in done.stdout
+        assert "get_current_time, convert_time" in done.stdout
+        assert "mcp-crew:tools:{acme}:git" in done.stdout
+        assert "\x1b" not in done.stdout
+
+
+def test_path_with_a_space_and_no_checkout(tmp_path: Path) -> None:
+    """A virtual environment, a folder and a temporary folder with spaces are fine."""
+    home = tmp_path / "a path with spaces"
+    temporary = home / "the temporary folder"
+    temporary.mkdir(parents=True)
+    (home / "venv").symlink_to(sys.prefix)
+
+    python = home / "venv" / "bin" / "python"
+    done = run_demo(python=python, cwd=home, TMPDIR=str(temporary))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no git checkout here" in done.stdout
+    assert "A commit for the demo to find" in done.stdout
+    assert list(temporary.iterdir()) == []
+
+
+def test_without_git_the_git_server_is_skipped_and_said_so(tmp_path: Path) -> None:
+    """A machine without git still gets the rest of the story."""
+    done = run_demo(PATH=str(tmp_path))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "skipped mcp-server-git: there is no git" in done.stdout
+    assert "ok     4 of 4 values came back equal" in done.stdout
+
+
+def test_settings_of_the_application_do_not_reach_its_data(tmp_path: Path) -> None:
+    """With REDIS_CREW_DATA_DIR set, the demo keeps away from that folder."""
+    done = run_demo(REDIS_CREW_DATA_DIR=str(tmp_path), REDIS_CREW_PREFIX="mine:")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mine:tools:{acme}:time" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the end ------------------------------------------------------------------
+@needs_proc
+@pytest.mark.parametrize("words", ["MCP servers over stdio", "One call of each"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_signal_leaves_no_process(words: str, number: int, code: int) -> None:
+    """Ctrl-C and SIGTERM end the demo and all it has started, without a traceback."""
+    with demo_process() as process:
+        read_until(process, words)
+        started = offspring(process.pid)
+        process.send_signal(number)
+        output = process.communicate(timeout=20)[0]
+
+    # Past the checks the story is told, and the signal only hastens its end.
+    assert process.returncode in ((code, 0) if "Checks" in output else (code,))
+    assert "Traceback" not in output
+    wait_until_gone(started)
+
+
+@needs_proc
+def test_kill_9_leaves_no_process_and_no_folder() -> None:
+    """A demo killed at once takes its server and both MCP servers with it."""
+    with demo_process("--keep") as process:
+        read_until(process, "Everything keeps running")
+        assert process.stdout is not None
+        socket = Path(process.stdout.readline().split()[-1])
+        started = offspring(process.pid)
+        assert socket.exists()
+        assert len(started) >= 4, "warden, server, two MCP servers, their children"
+
+        process.kill()
+        process.wait()
+
+        wait_until_gone(started)
+        wait_until_blocking(lambda: not socket.parent.exists(), "its folder is gone")
+
+
+@needs_proc
+def test_enter_ends_the_look() -> None:
+    """With --keep everything stays until Enter, in one thread; then all of it goes."""
+    with demo_process("--keep") as process:
+        read_until(process, "Everything keeps running")
+        started = offspring(process.pid)
+        threads = list(Path(f"/proc/{process.pid}/task").iterdir())
+        process.communicate("\n", timeout=20)
+
+    assert process.returncode == 0
+    assert len(threads) == 1
+    wait_until_gone(started)
+
+
+@needs_proc
+def test_ctrl_c_ends_the_look_when_there_is_no_keyboard() -> None:
+    """Without a usable standard input --keep waits for a signal; the exit code is 0."""
+    with demo_process("--keep", stdin=subprocess.DEVNULL) as process:
+        read_until(process, "demo   process")
+        started = offspring(process.pid)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=20)[0]
+
+    assert (process.returncode, output) == (0, "")
+    wait_until_gone(started)
+
+
+def test_reader_that_leaves_ends_the_demo_quietly() -> None:
+    """`demo | head -1` ends without a traceback."""
+    with demo_process() as process:
+        read_until(process, "MCP servers over stdio")
+        assert process.stdout is not None
+        process.stdout.close()
+
+        assert process.wait(timeout=20) == 1
+
+
+# --- MCP servers that do not do -----------------------------------------------
+def spec(*arguments: str, module: str = "json") -> McpServerSpec:
+    return McpServerSpec(
+        name="odd", package="mcp-server-odd", module=module, arguments=arguments
+    )
+
+
+async def reason_for(one: McpServerSpec, patience: Patience) -> str | None:
+    """Start a server that cannot work; return what the user is told."""
+    try:
+        async with running_servers([one], SystemClock(), patience):
+            pytest.fail("it must not start")
+    except Exception as error:  # noqa: BLE001 - the reason is what is tested
+        return reason_of(error)
+
+
+async def test_server_that_is_not_installed_names_its_package() -> None:
+    """A missing package is found before anything is started."""
+    reason = await reason_for(spec(module="no_such_module"), Patience())
+
+    assert reason is not None
+    assert "pip install mcp-server-odd" in reason
+
+
+async def test_server_that_ends_at_once_is_quoted() -> None:
+    """What a failing server says last is part of the reason, and the remedy too."""
+    reason = await reason_for(
+        spec("-c", "raise SystemExit('no time zones here')"), Patience()
+    )
+
+    assert reason is not None
+    assert "no time zones here" in reason
+    assert "pip install mcp-server-odd" in reason
+
+
+async def test_server_that_says_nothing_is_given_up() -> None:
+    """A server that never answers costs its deadline, and is not left running."""
+    mute = spec("-c", "import sys; sys.stdin.read()")
+
+    reason = await reason_for(mute, Patience(start=0.5))
+
+    assert reason is not None
+    assert "starting" in reason
+    assert "took longer than 0.5 s" in reason
+
+
+# --- the checks can fail ------------------------------------------------------
+async def test_value_changed_or_lost_on_the_way_is_not_equal(
+    server: RealServer,
+) -> None:
+    """The comparison sees another value, an older one, and one that has gone."""
+    record = Record(
+        tenant_id="acme",
+        data_type=DataType.CACHE,
+        identifier="a",
+        kind=None,
+        server="time",
+        holds="1 answer",
+        value={"n": 1},
+    )
+    async with PipelinedRedis(unix_socket_path=server.unix_socket) as redis:
+        shelf = Shelf(redis, SystemClock(), CrewSettings().values)
+        first = await shelf.write(record)
+        assert (await shelf.read(first)).is_equal
+
+        second = await shelf.write(record)
+        assert not (await shelf.read(first)).is_equal
+        assert (await shelf.read_many([first, second], 10)).equal_count == 5
+
+        await redis.delete(second.key)
+        gone = await shelf.read(second)
+        assert (gone.is_equal, gone.ttl_ms) == (False, -2)

