@@ -1,10 +1,11 @@
 """Every error this layer raises, in one tree.
 
     CrewRedisError
-    ├── ConfigurationError            a setting is wrong; says which, and what is accepted
+    ├── ConfigurationError            a setting is wrong; says which one
     ├── InvalidTenantError            a tenant id outside the grammar
     ├── InvalidIdentifierError        an identifier that cannot be part of a key
     ├── LifecycleError                used before start, after stop, or twice
+    │   └── StartTimeoutError           a service was not ready in time
     ├── UnavailableError              Redis did not answer
     │   ├── CircuitOpenError            the circuit is open: nothing was sent
     │   ├── OperationTimeoutError       no answer within the operation timeout
@@ -13,6 +14,7 @@
     │   ├── OverloadedError             a limit of ours is reached: nothing was sent
     │   └── FallbackFullError           Redis is away and the local journal is full
     ├── DataError                     the data cannot be stored, read or merged
+    │   ├── InvalidTtlError             a time to live out of range
     │   ├── CodecError                  cannot be encoded or decoded
     │   ├── ValueTooLargeError          over the size limit; nothing was sent
     │   └── ConflictError               somebody else's newer write stands
@@ -41,12 +43,14 @@ __all__ = [
     "FallbackFullError",
     "InvalidIdentifierError",
     "InvalidTenantError",
+    "InvalidTtlError",
     "LifecycleError",
     "OperationTimeoutError",
     "OutcomeUnknownError",
     "OverloadedError",
     "RateLimitedError",
     "SessionError",
+    "StartTimeoutError",
     "TaskCancelledError",
     "TaskError",
     "TaskFailedError",
@@ -78,6 +82,10 @@ class InvalidIdentifierError(CrewRedisError, ValueError):
 
 class LifecycleError(CrewRedisError, RuntimeError):
     """The object is not running, already running, or belongs to another loop."""
+
+
+class StartTimeoutError(LifecycleError, TimeoutError):
+    """A service did not report ready within its start timeout."""
 
 
 class UnavailableError(CrewRedisError):
@@ -147,6 +155,10 @@ class FallbackFullError(UnavailableError):
 
 class DataError(CrewRedisError):
     """The data cannot be stored, read or merged as asked."""
+
+
+class InvalidTtlError(DataError, ValueError):
+    """A time to live that is zero, negative, not finite or centuries long."""
 
 
 class CodecError(DataError):

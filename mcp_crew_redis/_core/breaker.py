@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-import structlog
-
 from mcp_crew_redis._core.circuit import (
     BreakerSettings,
     BreakerStatistics,
@@ -21,6 +19,7 @@ from mcp_crew_redis._core.circuit import (
 from mcp_crew_redis._core.circuit_rules import ProbeSchedule, Ramp, TripRules
 from mcp_crew_redis._core.wire_errors import WireCircuitOpenError
 from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis.log import get_logger
 
 __all__ = [
     "BreakerSettings",
@@ -30,7 +29,7 @@ __all__ = [
     "CircuitState",
 ]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class CircuitBreaker:

@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
 
-import structlog
-
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
 from mcp_crew_redis._core.dialling import DialFailedError
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["Connector"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Connector:

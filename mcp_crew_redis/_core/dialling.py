@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
@@ -21,10 +20,11 @@ from mcp_crew_redis._core.wire_errors import (
     WireTimeoutError,
 )
 from mcp_crew_redis._core.wire_settings import WireSettings
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["DialFailedError", "Dialler", "Greeting", "explain"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MINIMUM = {"redis": (7, 0), "valkey": (7, 2)}
 

@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Literal, Self
 
 import anyio
-import structlog
 
 from mcp_crew_redis._core.file_lock import FileLock
 from mcp_crew_redis._core.server_binary import find_server_binary
@@ -38,10 +37,11 @@ from mcp_crew_redis.errors import (
     ConnectionLostError,
     LifecycleError,
 )
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["EmbeddedServer"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _INTERVAL = 0.005
 #: Rounds without a sign of a warden after which a leaving user tidies up itself.

@@ -12,7 +12,6 @@ from functools import partial
 from random import Random
 from typing import Any
 
-import structlog
 from redis.asyncio.connection import AbstractConnection
 
 from mcp_crew_redis._core.backoff import RetryBudget
@@ -35,10 +34,11 @@ from mcp_crew_redis._core.wire_errors import WireOverloadedError, WireTimeoutErr
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock
 from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["Node"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Node:

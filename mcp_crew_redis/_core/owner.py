@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 
-import structlog
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["TaskOwner"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class TaskOwner:

@@ -11,16 +11,15 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-import structlog
-
 from mcp_crew_redis._core.lane import Lane
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.resp import pack_command
 from mcp_crew_redis._core.wire_errors import LaneLostError
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["Stray", "Strays"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,31 +43,46 @@ REFUSALS = frozenset(
 )
 
 
-class WireTimeoutError(OperationTimeoutError, redis_errors.TimeoutError):
+class _Network:
+    """What redis-py's metrics read; its constructor would set it after ours."""
+
+    error_type = redis_errors.ExceptionType.NETWORK
+    status_code: str | None = None
+
+
+class WireTimeoutError(_Network, OperationTimeoutError, redis_errors.TimeoutError):
     """No answer in time."""
 
 
-class WireConnectionLostError(ConnectionLostError, redis_errors.ConnectionError):
+class WireConnectionLostError(
+    _Network, ConnectionLostError, redis_errors.ConnectionError
+):
     """No connection; nothing was sent."""
 
 
-class WireOutcomeUnknownError(OutcomeUnknownError, redis_errors.ConnectionError):
+class WireOutcomeUnknownError(
+    _Network, OutcomeUnknownError, redis_errors.ConnectionError
+):
     """Sent, and the connection ended before the reply."""
 
 
-class WireOverloadedError(OverloadedError, redis_errors.ConnectionError):
+class WireOverloadedError(_Network, OverloadedError, redis_errors.ConnectionError):
     """A limit of this client is reached; nothing was sent."""
 
 
-class WireConfigurationError(ConfigurationError, redis_errors.ConnectionError):
+class WireConfigurationError(
+    _Network, ConfigurationError, redis_errors.ConnectionError
+):
     """The other side cannot be what is configured: not Redis, too old, wrong db."""
 
 
-class WireCredentialsError(ConfigurationError, redis_errors.AuthenticationError):
+class WireCredentialsError(
+    _Network, ConfigurationError, redis_errors.AuthenticationError
+):
     """The server refused the credentials."""
 
 
-class WireCircuitOpenError(CircuitOpenError, redis_errors.ConnectionError):
+class WireCircuitOpenError(_Network, CircuitOpenError, redis_errors.ConnectionError):
     """The circuit is open; nothing was sent."""
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from mcp_crew_redis._wire.keys import META_NAMESPACE, KeySpace, MetaKey
-from mcp_crew_redis.errors import ConfigurationError, DataError
+from mcp_crew_redis.errors import ConfigurationError, DataError, InvalidTtlError
 from mcp_crew_redis.types import DataType, EmbeddingType, Importance, KnowledgeType
 
 __all__ = [
@@ -109,10 +109,6 @@ DEFAULT_KINDS: Final[Mapping[DataType, str]] = MappingProxyType(
 PERMANENT_META: Final = frozenset({MetaKey.FLOOR, MetaKey.TYPES})
 """With `KeySpace.tenants`, all that never expires. The floor must outlive every journal
 that might still be replayed, and nobody knows how long those live."""
-
-
-class InvalidTtlError(DataError, ValueError):
-    """A time to live that is no number, or outside the accepted range."""
 
 
 def ttl_ms(ttl: float) -> int:

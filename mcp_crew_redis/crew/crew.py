@@ -11,7 +11,6 @@ from random import Random
 from types import TracebackType
 from typing import Protocol, Self
 
-import structlog
 from anyio import CancelScope
 
 from mcp_crew_redis._core.client import PipelinedRedis
@@ -28,11 +27,12 @@ from mcp_crew_redis.lifecycle import (
     StopSignals,
     held,
 )
+from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.settings import CrewSettings
 
 __all__ = ["CrewRedis", "ServiceSpec"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class ServiceSpec(Protocol):

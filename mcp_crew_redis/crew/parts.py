@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import structlog
 from anyio import move_on_after
 
 from mcp_crew_redis._core.breaker import BreakerSettings, CircuitState
@@ -19,6 +18,7 @@ from mcp_crew_redis.errors import (
 )
 from mcp_crew_redis.health import ComponentHealth
 from mcp_crew_redis.lifecycle import ServiceState, ServiceStatus
+from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.settings import CrewSettings, Endpoint, TlsSection
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "service_health",
 ]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CLOSE_TIMEOUT = 5.0  # seconds for the client's connections to close
 MAX_LOOP_LAG = 1.0  # seconds for one turn of a loop that still counts as alive

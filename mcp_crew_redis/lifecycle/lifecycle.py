@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from graphlib import CycleError, TopologicalSorter
 from math import inf
 
-import structlog
 from anyio import CancelScope, move_on_after
 
 from mcp_crew_redis.errors import LifecycleError
@@ -21,10 +20,11 @@ from mcp_crew_redis.lifecycle.service import (
     ServiceStatus,
     StartTimeoutError,
 )
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["Lifecycle"]
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CANCEL_GRACE = 2.0  # seconds a cancelled service has for its clean-up
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from anyio.abc import TaskStatus
 
-from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis.errors import StartTimeoutError
 
 __all__ = [
     "PatientService",
@@ -78,7 +78,3 @@ class ServiceStatus:
     name: str
     state: ServiceState
     error: str | None = None
-
-
-class StartTimeoutError(LifecycleError, TimeoutError):
-    """A service did not report ready within the start timeout."""
