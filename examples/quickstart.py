@@ -7,16 +7,9 @@ b'hello, crew'
 ready: True
 """
 
-import logging
-
 import anyio
-import structlog
 
 from mcp_crew_redis.crew import CrewRedis
-
-# The layer tells its life in structlog events; here only what is bad is wanted.
-warnings_only = structlog.make_filtering_bound_logger(logging.WARNING)
-structlog.configure(wrapper_class=warnings_only)
 
 
 async def main() -> None:

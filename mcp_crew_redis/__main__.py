@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from signal import SIGINT
 
 __all__ = ["main"]
 
@@ -24,9 +25,12 @@ def main() -> int:
             "pip install 'mcp-crew-redis[cli,mcp,embedded]'\n"
         )
         return 2
-    from mcp_crew_redis.cli.app import run
+    try:
+        from mcp_crew_redis.cli.app import run
 
-    return run(sys.argv[1:])
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:  # before a command listens to signals itself
+        return 128 + SIGINT
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ from importlib.util import find_spec
 from typing import Annotated
 
 import anyio
-import structlog
 import typer
 
 from mcp_crew_redis._core.server_binary import find_server_binary
 from mcp_crew_redis.cli.failure import ReaderGoneError, leaves, reason_of
 from mcp_crew_redis.cli.report import Report
-from mcp_crew_redis.cli.stopping import stoppable
-from mcp_crew_redis.clock import SystemClock
+from mcp_crew_redis.cli.stopping import Ending, stoppable
 from mcp_crew_redis.errors import ConfigurationError
 from mcp_crew_redis.settings import CrewSettings
 
@@ -93,19 +91,10 @@ def demo(
             "mcp is not installed; pip install 'mcp-crew-redis[cli,mcp,embedded]'"
         )
         raise typer.Exit(2)
-    try:
-        code = _run_demo(is_plain=plain, keep=keep)
-    except KeyboardInterrupt:  # before the event loop listens to signals
-        code = _SIGINT_CODE
-    raise typer.Exit(code)
+    raise typer.Exit(_run_demo(is_plain=plain, keep=keep))
 
 
 def _run_demo(*, is_plain: bool, keep: bool) -> int:
-    # The story is for people: what the layers log of it is not, unless it is bad.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     _watch_children_without_threads()
     report = Report(sys.stdout, is_plain=is_plain)
@@ -122,11 +111,12 @@ def _run_demo(*, is_plain: bool, keep: bool) -> int:
 
 
 async def _tell(report: Report, settings: CrewSettings, keep: bool) -> int:  # noqa: FBT001 - anyio.run
-    from mcp_crew_redis.cli.demo import Ending, tell
-
     ending = Ending()
     async with stoppable() as stop:
-        await tell(report, SystemClock(), settings, ending, keep=keep)
+        # The SDK takes most of a second to import: by now Ctrl-C is listened to.
+        from mcp_crew_redis.cli.demo import Stage, tell
+
+        await tell(Stage(report=report, settings=settings, keep=keep), ending)
     return ending.exit_code(stop)
 
 

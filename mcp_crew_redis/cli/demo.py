@@ -6,15 +6,24 @@ keep both for two tenants, read everything back, show that no tenant sees the ot
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.statistics import NodeStatistics
+from mcp_crew_redis.cli.cast import (
+    TENANTS,
+    TIME,
+    TYPES,
+    answer_record,
+    gist,
+    git_spec,
+    question_for,
+    tools_record,
+)
 from mcp_crew_redis.cli.checkout import Checkout, git_checkout
 from mcp_crew_redis.cli.failure import Steps
 from mcp_crew_redis.cli.mcp_servers import (
@@ -25,101 +34,51 @@ from mcp_crew_redis.cli.mcp_servers import (
 )
 from mcp_crew_redis.cli.report import Report, printable
 from mcp_crew_redis.cli.shelf import ReadBack, Record, Shelf
-from mcp_crew_redis.cli.stopping import Stop, wait_for_enter
-from mcp_crew_redis.clock import Clock
+from mcp_crew_redis.cli.stopping import Ending, wait_for_enter
+from mcp_crew_redis.clock import Clock, SystemClock
 from mcp_crew_redis.crew import CrewRedis
 from mcp_crew_redis.settings import CrewSettings
-from mcp_crew_redis.types import DataType
 
-__all__ = ["TENANTS", "TIME", "Ending", "Question", "Tenant", "git_spec", "tell"]
+__all__ = ["Stage", "tell"]
 
 _STORE_TIMEOUT = 20.0
 _BURST = 1_000
-_TYPES = (DataType.TOOLS, DataType.CACHE)
-
-TIME = McpServerSpec(name="time", package="mcp-server-time", module="mcp_server_time")
-
-
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """A customer of the application; each asks for the time where it is."""
-
-    id: str
-    timezone: str
-
-
-TENANTS = (Tenant("acme", "America/Sao_Paulo"), Tenant("nova", "Asia/Tokyo"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What a tenant asks an MCP server, and the name its answer is kept under."""
+class Stage:
+    """What the story is told with.
 
-    tool: str
-    topic: str
-    arguments: dict[str, object]
+    Attributes:
+        report: Where to tell it.
+        settings: For the crew; what they say of an address is not used.
+        keep: Leave everything running at the end until Enter.
+        clock: Time.
+    """
 
-
-@dataclass(slots=True)
-class Ending:
-    """How the story has ended: None until everything has been checked."""
-
-    is_right: bool | None = None
-
-    def exit_code(self, stop: Stop) -> int:
-        """Return 0 only when all was right; a signal counts only before that."""
-        if self.is_right is None:
-            return stop.exit_code or 1
-        return 0 if self.is_right else 1
+    report: Report
+    settings: CrewSettings
+    keep: bool = False
+    clock: Clock = field(default_factory=SystemClock)
 
 
-def git_spec(checkout: Checkout) -> McpServerSpec:
-    """Return the git server for one checkout; it refuses every other folder."""
-    return McpServerSpec(
-        name="git",
-        package="mcp-server-git",
-        module="mcp_server_git",
-        arguments=("-m", "mcp_server_git", "--repository", str(checkout.path)),
-    )
-
-
-async def tell(
-    report: Report,
-    clock: Clock,
-    settings: CrewSettings,
-    ending: Ending,
-    *,
-    keep: bool = False,
-) -> None:
-    """Tell the whole story.
+async def tell(stage: Stage, ending: Ending) -> None:
+    """Tell the whole story; `ending` learns how it went before any waiting.
 
     Cancelling it ends every process that it has started.
-
-    Args:
-        report: Where to tell it.
-        clock: Time.
-        settings: For the crew; what they say of an address is not used.
-        ending: Learns whether everything was right, before any waiting.
-        keep: Leave everything running at the end until Enter.
 
     Raises:
         DemoError: A step failed or took too long; perhaps in an exception group.
         CrewRedisError: The embedded server failed; perhaps in an exception group.
     """
     async with git_checkout(Path.cwd()) as checkout:
-        specs = _specs(report, checkout)
-        report.title(f"{len(specs)} MCP servers over stdio")
-        async with running_servers(specs, clock, Patience()) as servers:
+        specs = _specs(stage.report, checkout)
+        stage.report.title(f"{len(specs)} MCP servers over stdio")
+        async with running_servers(specs, stage.clock, Patience()) as servers:
             for server in servers:
-                _introduce(report, server)
-            records = await _ask_all(report, servers, checkout, clock)
-            async with CrewRedis.embedded(settings=settings) as crew:
-                shelf = Shelf(crew.redis, clock, settings.values)
-                with Steps() as steps:
-                    steps.begin("storing on the embedded server", _STORE_TIMEOUT)
-                    ending.is_right = await _keep_and_read(report, shelf, records)
-                if keep:
-                    await _stay(report, crew.redis)
+                _introduce(stage.report, server)
+            records = await _ask_all(stage, servers, checkout)
+            await _use_redis(stage, records, ending)
 
 
 # --- the MCP servers ---------------------------------------------------------------
@@ -142,77 +101,34 @@ def _introduce(report: Report, server: McpServer) -> None:
 
 
 async def _ask_all(
-    report: Report,
-    servers: Sequence[McpServer],
-    checkout: Checkout | None,
-    clock: Clock,
+    stage: Stage, servers: Sequence[McpServer], checkout: Checkout | None
 ) -> list[Record]:
     """Ask each server for each tenant; return the tools and answers to keep."""
-    report.title("One call of each, for each tenant")
+    stage.report.title("One call of each, for each tenant")
     records: list[Record] = []
     for tenant in TENANTS:
         for server in servers:
-            question = _question(server, tenant, checkout)
+            question = question_for(server, tenant, checkout)
             answer = await server.call(question.tool, question.arguments)
-            heard = f"{server.spec.name}.{question.tool} -> {_gist(answer)}"
-            report.line(tenant.id, heard, style="bold")
-            at = datetime.fromtimestamp(clock.wall(), UTC)
-            records.append(_tools_record(tenant, server))
-            records.append(_answer_record(tenant, server, question, answer, at))
+            heard = f"{server.spec.name}.{question.tool} -> {gist(answer)}"
+            stage.report.line(tenant.id, heard, style="bold")
+            at = datetime.fromtimestamp(stage.clock.wall(), UTC)
+            records.append(tools_record(tenant, server))
+            records.append(answer_record(tenant, server, question, answer, at))
     return records
 
 
-def _question(server: McpServer, tenant: Tenant, checkout: Checkout | None) -> Question:
-    if server.spec.name == TIME.name or checkout is None:
-        return Question(
-            tool="get_current_time",
-            topic="now",
-            arguments={"timezone": tenant.timezone},
-        )
-    return Question(
-        tool="git_log",
-        topic="head",
-        arguments={"repo_path": str(checkout.path), "max_count": 1},
-    )
-
-
-def _gist(answer: str) -> str:
-    """Return the part of an answer that tells a person it is alive."""
-    try:
-        return printable(str(json.loads(answer)["datetime"]))
-    except (ValueError, KeyError, TypeError):
-        lines = [line.strip() for line in answer.splitlines()]
-        wanted = [line for line in lines if line.startswith("Message:")]
-        return printable((wanted or lines)[0].removeprefix("Message:"))
-
-
-def _tools_record(tenant: Tenant, server: McpServer) -> Record:
-    return Record(
-        tenant_id=tenant.id,
-        data_type=DataType.TOOLS,
-        identifier=server.spec.name,
-        kind=server.spec.name,
-        server=server.spec.name,
-        holds=f"{len(server.tools)} tools",
-        value={"server": server.title, "tools": server.tools},
-    )
-
-
-def _answer_record(
-    tenant: Tenant, server: McpServer, question: Question, answer: str, at: datetime
-) -> Record:
-    return Record(
-        tenant_id=tenant.id,
-        data_type=DataType.CACHE,
-        identifier=f"{server.spec.name}:{question.topic}",
-        kind=None,
-        server=server.spec.name,
-        holds="1 answer",
-        value={"arguments": question.arguments, "answer": answer, "asked_at": at},
-    )
-
-
 # --- Redis -------------------------------------------------------------------------
+async def _use_redis(stage: Stage, records: Sequence[Record], ending: Ending) -> None:
+    async with CrewRedis.embedded(settings=stage.settings) as crew:
+        shelf = Shelf(crew.redis, stage.clock, stage.settings.values)
+        with Steps() as steps:
+            steps.begin("storing on the embedded server", _STORE_TIMEOUT)
+            ending.is_right = await _keep_and_read(stage.report, shelf, records)
+        if stage.keep:
+            await _stay(stage.report, crew.redis)
+
+
 async def _keep_and_read(
     report: Report, shelf: Shelf, records: Sequence[Record]
 ) -> bool:
@@ -253,7 +169,7 @@ async def _check_isolation(
     holds = True
     for tenant in TENANTS:
         mine = {row.written.key for row in rows if _tenant_of(row) == tenant.id}
-        seen.append(await shelf.keys_of(tenant.id, _TYPES))
+        seen.append(await shelf.keys_of(tenant.id, TYPES))
         holds = holds and seen[-1] == mine
     shared = set.intersection(*seen)
     counts = ", ".join(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import anyio
 
-__all__ = ["Stop", "stoppable", "wait_for_enter"]
+__all__ = ["Ending", "Stop", "stoppable", "wait_for_enter"]
 
 
 @dataclass(slots=True)
@@ -23,6 +23,19 @@ class Stop:
     def exit_code(self) -> int:
         """128 and the signal's number, as shells report it; 0 without a signal."""
         return 0 if self.number is None else 128 + self.number
+
+
+@dataclass(slots=True)
+class Ending:
+    """Whether all was right: None until everything has been checked."""
+
+    is_right: bool | None = None
+
+    def exit_code(self, stop: Stop) -> int:
+        """Return 0 only when all was right; a signal counts only before that."""
+        if self.is_right is None:
+            return stop.exit_code or 1
+        return 0 if self.is_right else 1
 
 
 @asynccontextmanager

@@ -10,11 +10,10 @@ import sys
 import anyio
 import pytest
 
-from mcp_crew_redis.cli.demo import Ending
 from mcp_crew_redis.cli.failure import DemoError, Steps, reason_of
 from mcp_crew_redis.cli.report import Report, duration, printable
 from mcp_crew_redis.cli.shelf import ReadBack, Record, Written
-from mcp_crew_redis.cli.stopping import Stop
+from mcp_crew_redis.cli.stopping import Ending, Stop
 from mcp_crew_redis.errors import ConfigurationError
 from mcp_crew_redis.types import DataType
 
