@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Self
@@ -21,6 +22,7 @@ from mcp_crew_redis._core.dialling import Greeting
 from mcp_crew_redis._core.node import Node
 from mcp_crew_redis._core.pipelines import LanePipeline
 from mcp_crew_redis._core.resp import pack_command
+from mcp_crew_redis._core.seam import close_quietly
 from mcp_crew_redis._core.statistics import NodeStatistics
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock, SystemClock
@@ -109,6 +111,13 @@ class PipelinedRedis(redis.asyncio.Redis):
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:  # type: ignore[override] # ours takes more
         """Make a client from a `redis://`, `rediss://` or `unix://` URL."""
+        if options.pop("auto_close_connection_pool", None) is not None:
+            warnings.warn(
+                "auto_close_connection_pool is deprecated and has no effect here: the "
+                "client always closes its connections",
+                DeprecationWarning,
+                stacklevel=2,
+            )
         names = ("wire", "breaker", "clock", "random", "on_push")
         ours = {name: options.pop(name) for name in names if name in options}
         single = options.pop("single_connection_client", False)
@@ -120,7 +129,7 @@ class PipelinedRedis(redis.asyncio.Redis):
 
     # --- commands -------------------------------------------------------------------
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: C901 - inlined: a call costs more than a line
+    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - inlined: a call costs more than a line
         """Send one command and return its reply, parsed as redis-py parses it.
 
         Raises:
@@ -137,6 +146,8 @@ class PipelinedRedis(redis.asyncio.Redis):
             or (self._routing.is_active and self._routing.takes_bulk(args))
             or (self._decodes and NEVER_DECODE in options)
         ):
+            if not lane.limit:
+                self._node.admit()  # an open circuit answers here, at once
             return await self._execute_with_care(args, options)
         try:
             packed = pack_command(args)
@@ -147,17 +158,21 @@ class PipelinedRedis(redis.asyncio.Redis):
         try:
             slot = lane.new_slot()
             buffer = lane.buffer
-            if not buffer:
-                lane.call_soon(lane.flush)
             pending.append(slot)
             buffer.append(packed)
-            if len(buffer) >= self._flush_at:
+            count = len(buffer)
+            if count == 1:
+                if lane.is_sequential and len(pending) == 1:
+                    lane.flush()
+                else:
+                    lane.call_soon(lane.flush)
+            elif count >= self._flush_at:
                 lane.flush()
             reply = await slot
         except Exception as error:  # noqa: BLE001 - sorted there
             reply = await self._courier.recover(error, args, options)
         else:
-            if lane.large and slot in lane.large:
+            if lane.has_large and slot in lane.large:
                 self._courier.learn(lane, slot, args)
         callback = _lookup(self.response_callbacks, args[0])
         if callback is None:
@@ -221,9 +236,15 @@ class PipelinedRedis(redis.asyncio.Redis):
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close the lanes and the dedicated connections. Idempotent."""
+        connection, pool = self.connection, self.connection_pool
+        if not self._owns_node and connection is not None:
+            # It may have selected a database or watch a key: not for the next user.
+            close_quietly(connection)
         if self._owns_node:
             await self._node.aclose()
         await super().aclose(close_connection_pool)
+        if self._owns_node:
+            await pool.aclose()
 
     @property
     def greeting(self) -> Greeting | None:

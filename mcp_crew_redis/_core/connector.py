@@ -54,14 +54,25 @@ class Connector:
             UnavailableError: The dial failed, or the last one did just now.
             ConfigurationError: The server answered, and will answer so again.
         """
-        if self._running is None:
-            if self._failure is not None and self._clock.monotonic() < self._next:
-                raise self._failure.make()
-            self._running = asyncio.get_running_loop().create_future()
-            self._owner.start(self._run(self._running, is_bulk), "dial")
-        await asyncio.shield(self._running)
+        running = self._running
+        if running is None:
+            self.check_pace()
+            running = self._running = asyncio.get_running_loop().create_future()
+            self._owner.start(self._run(running, is_bulk), "dial")
+        await asyncio.shield(running)
         if self._failure is not None:
             raise self._failure.make()
+
+    def check_pace(self, *, is_final: bool = False) -> None:
+        """Raise the last failure again while it is too early for another dial.
+
+        With `is_final` only if the server itself had refused.
+        """
+        failure = self._failure
+        if failure is None or self._clock.monotonic() >= self._next:
+            return
+        if failure.is_final or not is_final:
+            raise failure.make()
 
     async def probe(self) -> None:
         """Dial the interactive lane now, whatever the pace: the circuit sets it.
@@ -69,11 +80,12 @@ class Connector:
         Raises:
             DialFailedError: No connection.
         """
-        if self._running is None:
-            self._running = asyncio.get_running_loop().create_future()
-            await self._run(self._running, False)
+        running = self._running
+        if running is None:
+            running = self._running = asyncio.get_running_loop().create_future()
+            await self._run(running, False)
         else:
-            await asyncio.shield(self._running)
+            await asyncio.shield(running)
         if self._failure is not None:
             raise self._failure
 
@@ -81,7 +93,7 @@ class Connector:
         try:
             await self._dial(is_bulk)
         except DialFailedError as failure:
-            self._note(failure)
+            self.note(failure)
         else:
             self.dials += 1
             self._failure = None
@@ -91,7 +103,8 @@ class Connector:
             if not done.done():
                 done.set_result(None)
 
-    def _note(self, failure: DialFailedError) -> None:
+    def note(self, failure: DialFailedError) -> None:
+        """Count a failed dial, and pace the next."""
         self.failures += 1
         self._failure = failure
         is_final = failure.is_final

@@ -20,6 +20,7 @@ from mcp_crew_redis._core.dedicated import DedicatedPool
 from mcp_crew_redis._core.lane import Lane, Slot
 from mcp_crew_redis._core.node import Node
 from mcp_crew_redis._core.resp import pack_command
+from mcp_crew_redis._core.seam import close_quietly
 from mcp_crew_redis._core.wire_errors import (
     LaneLostError,
     WireConnectionLostError,
@@ -83,22 +84,51 @@ class Courier:
             return await self.recover(error, args, options)
 
     async def submit(
-        self, args: Sequence[Any], packed: bytes, *, is_raw: bool = False
+        self,
+        args: Sequence[Any],
+        packed: bytes,
+        *,
+        is_raw: bool = False,
+        is_bulk: bool = False,
     ) -> tuple[Lane, Slot]:
-        """Wait for room on the right lane and submit; the reply is not awaited."""
+        """Wait for room on the right lane and submit; the reply is not awaited.
+
+        Args:
+            args: The command, for its keys.
+            packed: The same, packed.
+            is_raw: Keep the reply undecoded.
+            is_bulk: Take the bulk lane in any case.
+        """
         node, routing = self._node, self._node.routing
-        is_bulk = len(packed) > node.settings.bulk_bytes or (
-            routing.is_active and routing.takes_bulk(args)
-        )
-        if is_bulk:
+        while not is_bulk:
+            is_bulk = len(packed) > node.settings.bulk_bytes or (
+                routing.is_active and routing.takes_bulk(args)
+            )
+            if is_bulk:
+                break
+            lane = await node.acquire()
+            if routing.is_active and routing.takes_bulk(args):
+                lane.give_back()  # the key went to the bulk lane while we waited
+                continue
+            return lane, self._place(lane, packed, is_raw=is_raw)
+        # From here on, whatever has one of these keys follows onto the bulk lane.
+        pin = routing.pin(args)
+        try:
             await self._interactive_reached()
-        lane = await node.acquire(is_bulk=is_bulk)
+            lane = await node.acquire(is_bulk=True)
+        except BaseException:
+            routing.unpin(pin)
+            raise
+        slot = self._place(lane, packed, is_raw=is_raw)
+        routing.flies(pin, lane.submitted)
+        return lane, slot
+
+    @staticmethod
+    def _place(lane: Lane, packed: bytes, *, is_raw: bool) -> Slot:
         slot = lane.submit(packed)
         if is_raw:
             lane.raw.add(slot)
-        if is_bulk:
-            routing.pin(lane.submitted, args)
-        return lane, slot
+        return slot
 
     async def _send(
         self, args: Sequence[Any], packed: bytes, options: dict[str, Any]
@@ -106,7 +136,7 @@ class Courier:
         is_raw = self._decodes and NEVER_DECODE in options
         lane, slot = await self.submit(args, packed, is_raw=is_raw)
         reply = await slot
-        if slot in lane.large:
+        if lane.has_large and slot in lane.large:
             self.learn(lane, slot, args)
         return reply
 
@@ -122,6 +152,7 @@ class Courier:
     def learn(self, lane: Lane, slot: Slot, args: Sequence[Any]) -> None:
         """Send the next command of this kind over the bulk lane."""
         lane.large.discard(slot)
+        lane.has_large = bool(lane.large)
         self._node.routing.learn(args)
 
     # --- failures -------------------------------------------------------------------
@@ -136,46 +167,49 @@ class Courier:
         """
         # The first attempt took up to one timeout; the rest together get half of one,
         # so that no caller waits longer than one and a half.
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._node.settings.command_timeout / 2
+        deadline = self._now() + self._node.settings.command_timeout / 2
         pause = FIRST_PAUSE
-        while True:
-            if EMPTY_RESPONSE in options and isinstance(
-                error, redis_errors.ResponseError
-            ):
-                return options[EMPTY_RESPONSE]
-            is_refused = self._note(error)
-            if not is_refused and not self._may_repeat(error, args):
-                raise self.translate(error)
-            wait = pause if is_refused else 0.0
-            if loop.time() + wait >= deadline or not self._node.budget.withdraw():
-                raise self.translate(error)
-            await asyncio.sleep(wait)
-            pause *= 2
-            try:
-                return await self._send(args, self.pack(args), options)
-            except Exception as again:  # noqa: BLE001 - the loop sorts it
-                error = again
+        try:
+            while True:
+                if EMPTY_RESPONSE in options and _is_answer(error):
+                    return options[EMPTY_RESPONSE]
+                wait = self._wait_before_repeating(error, args, pause)
+                if wait is None or self._now() + wait >= deadline:
+                    raise self.translate(error)
+                if not self._node.budget.withdraw():
+                    raise self.translate(error)
+                await asyncio.sleep(wait)
+                pause *= 2
+                try:
+                    return await self._send(args, self.pack(args), options)
+                except Exception as again:  # noqa: BLE001 - the loop sorts it
+                    error = again
+        finally:
+            del error  # its traceback holds this frame: a cycle for each failure
 
-    def _note(self, error: Exception) -> bool:
-        """Tell the circuit of a refusal; return whether it was one."""
-        if not isinstance(error, redis_errors.RedisError):
-            return False
-        if isinstance(error, UnavailableError):
-            return False
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    def _wait_before_repeating(
+        self, error: Exception, args: Sequence[Any], pause: float
+    ) -> float | None:
+        """Return the seconds to wait; None if the command must not be sent again."""
+        if isinstance(error, LaneLostError):
+            return 0.0 if not error.sent or is_read(args) else None
+        if isinstance(error, UnavailableError) or not isinstance(
+            error, redis_errors.RedisError
+        ):
+            return None
         code = refusal_code(error)
         if code is None:
-            return False
-        breaker = self._node.breaker
-        breaker.record_refusal(breaker.generation, code)
+            return None
         if code == "READONLY":
             # A replica now: this address may lead to another server already.
             self._node.retire(code)
-        return True
-
-    @staticmethod
-    def _may_repeat(error: Exception, args: Sequence[Any]) -> bool:
-        return isinstance(error, LaneLostError) and (not error.sent or is_read(args))
+        breaker = self._node.breaker
+        breaker.record_refusal(breaker.generation, code)
+        return pause
 
     def translate(self, error: Exception) -> Exception:
         """Return the caller's error for what a lane reported."""
@@ -207,14 +241,10 @@ class Courier:
         except redis_errors.ResponseError:
             is_answered = True
             raise
-        except redis_errors.TimeoutError:
-            raise WireTimeoutError(self._patience(args) or 0.0, sent=True) from None
-        except redis_errors.ConnectionError as error:
-            raise self._lost(args, error) from error
         finally:
             connection.socket_timeout = usual
             if not is_answered:
-                self._pool.give_up(connection)
+                close_quietly(connection)
             await self._pool.put_back(connection)
         return reply
 
@@ -225,12 +255,6 @@ class Courier:
             return None
         return (block or 0.0) + self._node.settings.dedicated_timeout
 
-    @staticmethod
-    def _lost(args: Sequence[Any], error: Exception) -> Exception:
-        if isinstance(error, UnavailableError):
-            return error
-        if is_read(args):
-            return WireConnectionLostError(f"the connection ended: {error}")
-        return WireOutcomeUnknownError(
-            "the connection ended before the reply: the command may have been executed"
-        )
+
+def _is_answer(error: Exception) -> bool:
+    return isinstance(error, redis_errors.ResponseError)

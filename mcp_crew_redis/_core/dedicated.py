@@ -10,14 +10,9 @@ from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 
 from mcp_crew_redis._core.dialling import explain
 from mcp_crew_redis._core.node import Node
-from mcp_crew_redis._core.seam import (
-    close_quietly,
-    crew_connection_class,
-    never_retry,
-)
+from mcp_crew_redis._core.seam import crew_connection_class, never_retry
 from mcp_crew_redis._core.wire_errors import WireOverloadedError
 from mcp_crew_redis._core.wire_settings import WireSettings
-from mcp_crew_redis.errors import UnavailableError
 
 __all__ = ["DedicatedPool"]
 
@@ -25,7 +20,8 @@ __all__ = ["DedicatedPool"]
 class DedicatedPool(BlockingConnectionPool):
     """redis-py's pool, bounded and behind the node's circuit.
 
-    A connection that is not free within `command_timeout` is an OverloadedError.
+    A connection that is not free within `command_timeout` is an OverloadedError. One
+    that is closed while it owes a reply is reported to the node as a stray.
     """
 
     node: Node
@@ -47,53 +43,59 @@ class DedicatedPool(BlockingConnectionPool):
         )
         self._settings = settings
 
+    def make_connection(self) -> Any:
+        """Make a connection that reports to the node when it ends owing a reply."""
+        connection: Any = super().make_connection()
+        connection.on_stray = self.node.give_up
+        return connection
+
     async def get_connection(
         self,
         command_name: object = None,  # noqa: ARG002 - redis-py's signature
         *keys: object,  # noqa: ARG002
-        **options: object,  # noqa: ARG002 - redis-py's signature
+        **options: object,  # noqa: ARG002
     ) -> AbstractConnection:
-        """Take a connection; admitted by the circuit, and after strays are settled.
+        """Take a connection: admitted by the circuit, after all that was sent before.
 
         Raises:
             UnavailableError: As `Node.acquire`; OverloadedError if none is free.
         """
-        await self.node.settled()
+        await self.node.quiet()
+        connection: Any = await self._take()
         try:
-            connection: Any = await super().get_connection()
+            while self.node.has_strays:  # more may have come during the dial
+                await self.node.quiet()
+        except BaseException:
+            await asyncio.shield(self.release(connection))
+            raise
+        return cast(AbstractConnection, connection)
+
+    async def _take(self) -> Any:
+        self.node.connector.check_pace(is_final=True)
+        try:
+            return await super().get_connection()
         except redis_errors.ConnectionError as error:
-            if isinstance(error, UnavailableError):
-                raise
-            if isinstance(error.__cause__, TimeoutError) and self._is_full():
+            if isinstance(error.__cause__, TimeoutError) and not self._has_free():
                 raise WireOverloadedError(
                     f"all {self.max_connections} dedicated connections are in use "
                     "(REDIS_CREW_POOL_SIZE)",
                     retry_after=self._settings.command_timeout,
                 ) from None
-            raise self._dial_failed(error) from error
+            raise self._failed(error) from error
         except (redis_errors.RedisError, OSError) as error:
-            raise self._dial_failed(error) from error
-        greeting = self.node.greeting
-        connection.crew_run_id = "" if greeting is None else greeting.run_id
-        return cast(AbstractConnection, connection)
+            raise self._failed(error) from error
 
-    def _is_full(self) -> bool:
-        return not self.can_get_connection()
+    def _has_free(self) -> bool:
+        return bool(self.can_get_connection())
 
-    def _dial_failed(self, error: Exception) -> Exception:
+    def _failed(self, error: Exception) -> Exception:
         failure = explain(error, self._settings.connect_timeout)
-        if not failure.is_final:
+        if failure.is_final:
+            self.node.connector.note(failure)
+        else:
             breaker = self.node.breaker
             breaker.record_failure(breaker.generation, failure.cause)
         return failure.make()
-
-    def give_up(self, connection: AbstractConnection) -> None:
-        """Close a connection whose command is unanswered, and see that it is dead."""
-        self.node.give_up(
-            getattr(connection, "client_id", None),
-            getattr(connection, "crew_run_id", ""),
-        )
-        close_quietly(connection)
 
     async def put_back(self, connection: AbstractConnection) -> None:
         """Release, also under cancellation."""

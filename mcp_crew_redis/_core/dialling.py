@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
 from mcp_crew_redis._core.lane import Lane
-from mcp_crew_redis._core.seam import close_quietly, dialled, hand_over
+from mcp_crew_redis._core.seam import close_quietly, dialled, hand_over, parse_info
 from mcp_crew_redis._core.strays import Stray
 from mcp_crew_redis._core.wire_errors import (
     WireConfigurationError,
     WireConnectionLostError,
     WireCredentialsError,
     WireTimeoutError,
+    refusal_code,
 )
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.log import get_logger
@@ -94,7 +95,8 @@ class Dialler:
                 greeting = await _greet(connection)
                 greeting = await _settle(connection, greeting, strays)
             lane.attach(lambda protocol: hand_over(connection, protocol))
-        except (redis_errors.RedisError, OSError) as error:
+        except Exception as error:
+            # Any error: a credential provider, say, raises its own.
             close_quietly(connection)
             raise explain(error, self._settings.connect_timeout) from error
         except BaseException:
@@ -103,43 +105,25 @@ class Dialler:
         return greeting
 
 
-async def _ask(
-    connection: AbstractConnection, *commands: tuple[str | int, ...]
-) -> list[Any]:
-    """Send `commands` in one write; error replies are returned, not raised."""
-    packed = connection.pack_commands(commands)
-    await connection.send_packed_command(packed, check_health=False)
-    replies: list[Any] = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response(disable_decoding=True))
-        except redis_errors.ResponseError as error:
-            replies.append(error)
-    return replies
-
-
-async def _greet(connection: AbstractConnection) -> Greeting:
-    info, pong = await _ask(connection, ("INFO", "server", "replication"), ("PING",))
+async def _greet(connection: Any) -> Greeting:
+    """Read what the connection learned in its handshake."""
+    introduction = getattr(connection, "introduction", None)
+    if introduction is None:  # a connection class of the user's
+        return _from_hello({})
+    info, pong = introduction
     if isinstance(info, redis_errors.NoPermissionError):
-        return _from_hello(getattr(connection, "hello", None) or {})
+        return _from_hello(connection.hello or {})
     if isinstance(info, Exception):
-        # Before 7.0 INFO took one section.
-        (info,) = await _ask(connection, ("INFO",))
+        (info,) = await connection.ask(("INFO",))  # before 7.0 it took one section
     if isinstance(info, Exception):
         raise info
-    greeting = _from_info(_parse_info(info))
+    greeting = _from_info(parse_info(info))
     _require_supported(greeting)
     if isinstance(pong, Exception) and not isinstance(
         pong, redis_errors.NoPermissionError
     ):
         raise pong  # LOADING or MASTERDOWN: it lives and does not serve yet
     return greeting
-
-
-def _parse_info(info: bytes) -> dict[str, str]:
-    lines = info.decode("utf-8", "replace").splitlines()
-    pairs = (line.partition(":") for line in lines if ":" in line)
-    return {name: value.strip() for name, _, value in pairs}
 
 
 def _from_info(fields: Mapping[str, str]) -> Greeting:
@@ -180,7 +164,7 @@ def _require_supported(greeting: Greeting) -> None:
 
 
 async def _settle(
-    connection: AbstractConnection, greeting: Greeting, strays: Iterable[Stray]
+    connection: Any, greeting: Greeting, strays: Iterable[Stray]
 ) -> Greeting:
     """Have the server end its own strays; the others died with their server."""
     own = [s for s in strays if s.run_id == greeting.run_id and greeting.run_id]
@@ -189,22 +173,16 @@ async def _settle(
     kills: list[tuple[str | int, ...]] = [
         ("CLIENT", "KILL", "ID", stray.client_id) for stray in own
     ]
-    replies = await _ask(connection, *kills)
-    refused = [reply for reply in replies if isinstance(reply, Exception)]
-    if not refused:
-        return greeting
-    log.warning("wire.kill_refused", count=len(refused), error=str(refused[0]))
-    return Greeting(
-        server=greeting.server,
-        version=greeting.version,
-        run_id=greeting.run_id,
-        replication_id=greeting.replication_id,
-        role=greeting.role,
-        kill_refused=True,
-    )
+    for reply in await connection.ask(*kills):
+        if isinstance(reply, redis_errors.NoPermissionError):
+            log.warning("wire.kill_refused", count=len(own), error=str(reply))
+            return replace(greeting, kill_refused=True)
+        if isinstance(reply, Exception):
+            raise reply  # BUSY or LOADING: nothing is settled, nothing may be sent
+    return greeting
 
 
-def explain(error: Exception, timeout: float) -> DialFailedError:
+def explain(error: Exception, timeout: float) -> DialFailedError:  # noqa: PLR0911 - one line a case
     """Turn what redis-py raised into the cause and the caller's error."""
     text = str(error)
     if isinstance(error, WireConfigurationError):
@@ -219,6 +197,8 @@ def explain(error: Exception, timeout: float) -> DialFailedError:
         return DialFailedError(
             "protocol", lambda: WireConfigurationError(_NOT_REDIS), is_final=True
         )
+    if (code := refusal_code(error)) is not None:
+        return DialFailedError(code.lower(), lambda: WireConnectionLostError(text))
     if isinstance(error, redis_errors.ResponseError):
         return DialFailedError(
             "refused",
@@ -230,9 +210,7 @@ def explain(error: Exception, timeout: float) -> DialFailedError:
             "dial timeout", lambda: WireTimeoutError(timeout, sent=False)
         )
     cause = "loading" if isinstance(error, redis_errors.BusyLoadingError) else "dial"
-    return DialFailedError(
-        cause, lambda: WireConnectionLostError(f"no connection: {text}")
-    )
+    return DialFailedError(cause, lambda: WireConnectionLostError(text))
 
 
 _AUTH = (

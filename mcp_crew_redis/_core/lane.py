@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from mcp_crew_redis._core.lane_keeper import LaneKeeper
 from mcp_crew_redis._core.lane_queue import Barriers, Turnstile
@@ -27,10 +28,13 @@ from mcp_crew_redis._core.resp import (
 )
 from mcp_crew_redis._core.seam import Handover
 from mcp_crew_redis._core.statistics import LaneStatistics
-from mcp_crew_redis._core.wire_errors import LaneLostError
+from mcp_crew_redis._core.wire_errors import LaneLostError, refusal_code
 from mcp_crew_redis._core.wire_settings import WireSettings
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["PING", "Lane", "Slot"]
+
+log = get_logger(__name__)
 
 Slot = asyncio.Future[Any]
 
@@ -45,8 +49,13 @@ class Lane(asyncio.Protocol):
         buffer: Packed commands of this tick.
         limit: A caller may submit at once only while `len(pending) < limit`.
         large: Slots whose reply was over `bulk_bytes`, until their caller has looked.
+        has_large: Whether `large` may hold one: cheaper to ask.
+        token: The circuit's generation, under which commands are written now.
         raw: Slots whose reply is not to be decoded.
         chunks: Pieces of input received.
+        refusals: Replies that said "not executed".
+        is_sequential: The last write was alone on the lane: one caller at a time, who
+            gains by a write at once what many would lose.
     """
 
     def __init__(
@@ -66,9 +75,12 @@ class Lane(asyncio.Protocol):
         self.pending: deque[Slot] = deque()
         self.buffer: list[bytes] = []
         self.limit = 0
-        self.large: set[Slot] = set()
+        self.large: WeakSet[Slot] = WeakSet()
+        self.has_large = False
+        self.token = 0
         self.raw: set[Slot] = set()
-        self.chunks = 0
+        self.chunks = self.refusals = 0
+        self.is_sequential = False
         self.on_progress: Callable[[], None] | None = None
         self._settings = settings
         self._keeper = keeper
@@ -76,7 +88,9 @@ class Lane(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._handover: Handover | None = None
         self._watch = LaneWatch(self, keeper, settings, slow_after)
-        self._turnstile = Turnstile(self._space, self._refresh_limit)
+        self._turnstile = Turnstile(
+            self._space, self._refresh_limit, burst=settings.burst
+        )
         self._barriers = Barriers()
         self._reader = make_reader(decoding)
         self._sent = self._partial = self._pushes = 0
@@ -104,9 +118,10 @@ class Lane(asyncio.Protocol):
         if handover.leftover:
             self.data_received(handover.leftover)
 
-    def gate(self, *, is_gated: bool) -> None:
+    def gate(self, *, is_gated: bool, token: int) -> None:
         """Close the direct way: while gated every caller must ask the node first."""
         self._is_gated = is_gated
+        self.token = token
         self._refresh_limit()
 
     def end(self, cause: str) -> None:
@@ -115,7 +130,7 @@ class Lane(asyncio.Protocol):
             return
         self.is_alive = False
         self.limit = 0
-        self._watch.stop()
+        token = self._watch.stop()
         unanswered = self._sent - self.answered
         if self._transport is not None:
             # abort, not close: close() would first send what is still queued, and
@@ -126,11 +141,12 @@ class Lane(asyncio.Protocol):
         for position, slot in enumerate(slots):
             if not slot.done():
                 slot.set_exception(LaneLostError(cause, sent=position < unanswered))
+                slot.exception()  # its caller may be gone: asyncio need not say so
         self.large.clear()
         self.raw.clear()
         self._turnstile.open()
         self._barriers.passed(float("inf"))
-        self._keeper.lane_ended(self, cause, unanswered)
+        self._keeper.lane_ended(self, cause, unanswered, token=token)
 
     # --- sending ------------------------------------------------------------------
 
@@ -144,6 +160,8 @@ class Lane(asyncio.Protocol):
         buffer.append(packed)
         if len(buffer) >= settings.flush_commands or len(packed) > settings.bulk_bytes:
             self.flush()
+        if self._turnstile.waiters:
+            self._turnstile.wake()
         return slot
 
     def ping(self) -> None:
@@ -157,7 +175,8 @@ class Lane(asyncio.Protocol):
         if not buffer or self._transport is None:
             return
         self._sent += len(buffer)
-        self._watch.wrote(self._sent, self.chunks)
+        self._watch.wrote(self._sent)
+        self.is_sequential = len(self.pending) == 1
         data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
         buffer.clear()
         self._transport.write(data)
@@ -179,6 +198,10 @@ class Lane(asyncio.Protocol):
         """
         await self._turnstile.passage()
 
+    def give_back(self) -> None:
+        """Hand on a turn that `room` gave and that is not used."""
+        self._turnstile.wake()
+
     async def reached(self) -> None:
         """Wait until all submitted so far is answered; the caller's deadline."""
         if self.pending:
@@ -196,7 +219,9 @@ class Lane(asyncio.Protocol):
 
     def _refresh_limit(self) -> None:
         turnstile = self._turnstile
-        is_open = self.is_alive and not (self._is_paused or self._is_gated or turnstile)
+        is_open = self.is_alive and not (
+            self._is_paused or self._is_gated or turnstile.waiters
+        )
         self.limit = self._settings.max_pending - turnstile.heirs if is_open else 0
 
     # --- receiving ----------------------------------------------------------------
@@ -210,16 +235,21 @@ class Lane(asyncio.Protocol):
                 self._receive_carefully(len(data))
             else:
                 self._receive(len(data))
+        except UnicodeDecodeError as error:  # of one caller; the next replies follow
+            self._odd(error)
+            self.data_received(b"")
+            return
         except (IndexError, ProtocolError):  # a reply without a slot, or no reply
             self.end("protocol")
             return
+        answered = self._sent + len(self.buffer) - len(self.pending)
         marks = self._watch.marks
-        if marks and marks[0].end <= (answered := self.answered):
+        if marks and marks[0][0] <= answered:
             self._watch.passed(answered)
-        if self._turnstile:
+        if self._turnstile.waiters:
             self._turnstile.wake()
-        if self._barriers:
-            self._barriers.passed(self.answered)
+        if self._barriers.waiting:
+            self._barriers.passed(answered)
         if self.on_progress is not None:
             self.on_progress()
 
@@ -254,6 +284,7 @@ class Lane(asyncio.Protocol):
             if not slot.done():
                 if reply_size(reply, threshold) > threshold:
                     self.large.add(slot)
+                    self.has_large = True
                 slot.set_result(reply)
             if not reader.has_data():
                 self._partial = 0
@@ -261,13 +292,23 @@ class Lane(asyncio.Protocol):
     def _odd(self, reply: Exception | list[Any]) -> None:
         if not isinstance(reply, Exception):
             self._pushes += 1
-            if self._on_push is not None:
-                self._on_push(reply)
+            self._push(reply)
             return
         slot = self.pending.popleft()
         self.raw.discard(slot)
+        if refusal_code(reply) is not None:
+            self.refusals += 1
         if not slot.done():
             slot.set_exception(reply)
+            slot.exception()  # its caller may be gone: asyncio need not say so
+
+    def _push(self, message: list[Any]) -> None:
+        if self._on_push is None:
+            return
+        try:
+            self._on_push(message)
+        except Exception as error:  # noqa: BLE001 - a listener's fault, not the lane's
+            log.warning("wire.push_listener_failed", lane=self.name, error=repr(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail everything pending."""
@@ -291,7 +332,7 @@ class Lane(asyncio.Protocol):
             sent=self._sent,
             answered=self.answered,
             pending=len(self.pending),
-            waiting=len(self._turnstile),
+            waiting=len(self._turnstile.waiters),
             pushes=self._pushes,
         )
 

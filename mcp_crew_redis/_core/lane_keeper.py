@@ -16,13 +16,21 @@ class EndedLane(Protocol):
 
 
 class LaneKeeper(Protocol):
-    """Who is told what happens on a lane. Every call is synchronous."""
+    """Who is told what happens on a lane. Every call is synchronous.
 
-    def lane_late(self, lane: EndedLane, count: int, *, is_silent: bool) -> None:
+    Outcomes come with the token under which their commands were written: what belongs
+    to a time before an outage must not count after it.
+    """
+
+    def lane_late(
+        self, lane: EndedLane, count: int, *, is_silent: bool, token: int
+    ) -> None:
         """`count` commands timed out; silent if no byte has come since they left."""
 
-    def lane_ended(self, lane: EndedLane, cause: str, unanswered: int) -> None:
+    def lane_ended(
+        self, lane: EndedLane, cause: str, unanswered: int, *, token: int
+    ) -> None:
         """The lane is over; every slot has its error."""
 
-    def lane_measured(self, lane: EndedLane, answered: int, slow: int) -> None:
+    def lane_measured(self, answered: int, slow: int, *, token: int) -> None:
         """`answered` replies since the last report, of which `slow` were slow."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 __all__ = ["Barriers", "Turnstile"]
@@ -13,40 +12,42 @@ class Turnstile:
     """Lets waiting callers through in the order they came.
 
     Args:
-        space: Returns how many more commands the lane takes, heirs not counted.
+        space: Returns how many more commands the lane takes.
         changed: Called when newcomers must wait, or need not wait any more.
+        burst: How many are let through before one of them must have submitted: so
+            that a lane which fills up again stops the rest.
     """
 
-    def __init__(self, space: Callable[[], int], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, space: Callable[[], int], changed: Callable[[], None], *, burst: int
+    ) -> None:
         self._space = space
         self._changed = changed
-        self._waiters: deque[asyncio.Future[bool]] = deque()
+        self._burst = burst
+        self.waiters: dict[asyncio.Future[bool], None] = {}  # in the order they came
         self.heirs = 0  # woken callers who have not submitted yet
-
-    def __len__(self) -> int:
-        return len(self._waiters)
 
     @property
     def is_free(self) -> bool:
         """Whether a newcomer may pass without waiting."""
-        return not self._waiters and self._space() > self.heirs
+        return not self.waiters and self._space() > self.heirs
 
     async def passage(self) -> None:
         """Wait in turn until one command may be submitted, or until the lane ends.
 
-        The caller submits at once afterwards, without an await between. A cancelled
-        caller hands its place on.
+        The caller submits at once afterwards, without an await between, or calls
+        `wake` in its stead. A cancelled caller hands its place on.
         """
         if self.is_free:
             return
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self.waiters[waiter] = None
         self._changed()
         try:
             is_heir = await waiter
         except asyncio.CancelledError:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            if waiter in self.waiters:
+                del self.waiters[waiter]
             elif not waiter.cancelled() and waiter.result():
                 self.heirs -= 1
             self.wake()
@@ -56,9 +57,10 @@ class Turnstile:
             self._changed()
 
     def wake(self) -> None:
-        """Give every free place to the longest waiting."""
-        while self._waiters and self._space() > self.heirs:
-            waiter = self._waiters.popleft()
+        """Give free places to the longest waiting."""
+        while self.waiters and self.heirs < self._burst and self._space() > self.heirs:
+            waiter = next(iter(self.waiters))
+            del self.waiters[waiter]
             if not waiter.done():
                 self.heirs += 1
                 waiter.set_result(True)
@@ -66,7 +68,7 @@ class Turnstile:
 
     def open(self) -> None:
         """Let everybody go: the lane has ended, and each will see it."""
-        waiters, self._waiters = self._waiters, deque()
+        waiters, self.waiters = self.waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(False)
@@ -76,21 +78,18 @@ class Barriers:
     """Callers who wait until every command up to a number is answered."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        self.waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     async def reached(self, number: int) -> None:
         """Wait for the answer to command `number`, or for the end of the lane."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((number, future))
+        self.waiting.append((number, future))
         await future
 
     def passed(self, answered: float) -> None:
         """Wake those whose command is among the first `answered`."""
-        due = [future for number, future in self._waiting if number <= answered]
-        self._waiting = [entry for entry in self._waiting if entry[0] > answered]
+        due = [future for number, future in self.waiting if number <= answered]
+        self.waiting = [entry for entry in self.waiting if entry[0] > answered]
         for future in due:
             if not future.done():
                 future.set_result(None)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mcp_crew_redis._core.lane_keeper import EndedLane, LaneKeeper
 from mcp_crew_redis._core.wire_errors import WireTimeoutError
@@ -21,13 +20,14 @@ __all__ = ["LaneWatch"]
 NEVER = float("inf")
 
 
-@dataclass(slots=True)
-class _Mark:
-    """The commands up to number `end` had left by time `at`."""
-
-    end: int
-    at: float
-    chunks: int  # chunks received by then: equal later means silence since
+# The commands up to number `end` had left by time `at`, when so many chunks had been
+# received (as many later means silence since), under this token. A plain tuple: one is
+# made for every write, and a class takes five times as long.
+_Mark = tuple[int, float, int, int]
+END: Final = 0
+AT: Final = 1
+CHUNKS: Final = 2
+TOKEN: Final = 3
 
 
 class _Watched(EndedLane, Protocol):
@@ -35,6 +35,8 @@ class _Watched(EndedLane, Protocol):
 
     pending: deque[asyncio.Future[Any]]
     chunks: int
+    refusals: int
+    token: int
 
     @property
     def answered(self) -> int: ...
@@ -69,7 +71,9 @@ class LaneWatch:
         self._expired = 0  # commands up to this number have had their timeout
         self._measured = 0  # commands up to this number have been measured
         self._reported = 0  # replies told to the lane's keeper
+        self._refusals = 0  # of which are told
         self._slow = 0
+        self._token = 0  # of the latest answered write
         self._idle_chunks = -1
 
     def start(self) -> None:
@@ -77,29 +81,31 @@ class LaneWatch:
         self._loop = asyncio.get_running_loop()
         self._arm(self._loop.time() + self._idle_ping)
 
-    def stop(self) -> None:
-        """End the timer and report what is left to report."""
+    def stop(self) -> int:
+        """End the timer, report what is left; return the oldest unanswered's token."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._report()
+        token = self.marks[0][TOKEN] if self.marks else self._token
         self.marks.clear()
+        return token
 
-    def wrote(self, end: int, chunks: int) -> None:
+    def wrote(self, end: int) -> None:
         """Note that commands up to number `end` leave now."""
-        now = self._loop.time()
-        self.marks.append(_Mark(end, now, chunks))
+        now, lane = self._loop.time(), self._lane
+        self.marks.append((end, now, lane.chunks, lane.token))
         if self._due > now + self._timeout:
             self._arm(now + self._timeout)
 
     def passed(self, answered: int) -> None:
         """Drop the marks that are answered; count the commands that took too long."""
         marks, now = self.marks, self._loop.time()
-        while marks and marks[0].end <= answered:
-            mark = marks.popleft()
-            if now - mark.at > self._slow_after:
-                self._slow += mark.end - self._measured
-            self._measured = mark.end
+        while marks and marks[0][END] <= answered:
+            end, at, _, self._token = marks.popleft()
+            if now - at > self._slow_after:
+                self._slow += end - self._measured
+            self._measured = end
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -114,20 +120,20 @@ class LaneWatch:
         if not marks:
             self._idle(now)
             return
-        if now >= marks[0].at + 2 * self._timeout:
+        if now >= marks[0][AT] + 2 * self._timeout:
             self._lane.end("no answer")
             return
-        due = [mark for mark in marks if mark.at + self._timeout <= now]
-        if due and due[-1].end > self._expired:
+        due = [mark for mark in marks if mark[AT] + self._timeout <= now]
+        if due and due[-1][END] > self._expired:
             self._expire(due)
         if marks:  # the lane may have been ended by what it was just told
-            undue = (m.at + self._timeout for m in marks if m.end > self._expired)
-            kill_at = marks[0].at + 2 * self._timeout
+            undue = (m[AT] + self._timeout for m in marks if m[END] > self._expired)
+            kill_at = marks[0][AT] + 2 * self._timeout
             self._arm(min(next(undue, kill_at), kill_at))
 
     def _expire(self, due: list[_Mark]) -> None:
         """Give the commands of these marks their timeout; their slots stay."""
-        lane, end = self._lane, due[-1].end
+        lane, end = self._lane, due[-1][END]
         answered = lane.answered
         start = max(self._expired, answered) - answered
         slots = islice(lane.pending, start, end - answered)
@@ -135,8 +141,11 @@ class LaneWatch:
         self._expired = end
         for slot in late:
             slot.set_exception(WireTimeoutError(self._timeout, sent=True))
-        is_silent = due[0].chunks == lane.chunks
-        self._keeper.lane_late(lane, len(late), is_silent=is_silent)
+            slot.exception()  # its caller may be gone: asyncio need not say so
+        is_silent = due[0][CHUNKS] == lane.chunks
+        self._keeper.lane_late(
+            lane, len(late), is_silent=is_silent, token=due[0][TOKEN]
+        )
 
     def _idle(self, now: float) -> None:
         """Prove with a PING, once in a while, that a quiet connection is alive."""
@@ -147,8 +156,10 @@ class LaneWatch:
             self._arm(now + self._idle_ping)
 
     def _report(self) -> None:
-        answered = self._lane.answered
-        if answered > self._reported:
-            count, self._reported = answered - self._reported, answered
+        """Tell of the replies since the last time; refusals are no successes."""
+        answered, refusals = self._lane.answered, self._lane.refusals
+        count = answered - self._reported - (refusals - self._refusals)
+        self._reported, self._refusals = answered, refusals
+        if count > 0:
             slow, self._slow = min(self._slow, count), 0
-            self._keeper.lane_measured(self._lane, count, slow)
+            self._keeper.lane_measured(count, slow, token=self._token)

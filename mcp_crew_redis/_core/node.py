@@ -40,6 +40,8 @@ __all__ = ["Node"]
 
 log = get_logger(__name__)
 
+RETIRE_PAUSE = 0.5  # seconds
+
 
 class Node:
     """The connections to one address. Inert until first used; then bound to a loop."""
@@ -76,10 +78,11 @@ class Node:
             on_push=on_push,
             decoding=decoding,
         )
-        self._is_closed = False
+        self._is_closed = self._is_gated = False
+        self._next_retirement = 0.0
         self._owner = TaskOwner("wire")
         self._dialler = Dialler(make_connection, settings)
-        self._connector = Connector(
+        self.connector = Connector(
             self._dial,
             owner=self._owner,
             settings=settings,
@@ -104,30 +107,34 @@ class Node:
             ConfigurationError: The server refused credentials or is not supported.
             LifecycleError: The client is closed.
         """
-        self._admit()
+        self.admit()
         lane = self._lane(is_bulk=is_bulk)
         if lane.is_alive and lane.has_room and not self._strays:
             return lane
         try:
             async with asyncio.timeout(self.settings.command_timeout):
-                return await self._acquire(is_bulk=is_bulk)
+                lane = await self._ready(is_bulk=is_bulk)
+                await lane.room()
+                while not self._is_open(lane):
+                    lane = await self._ready(is_bulk=is_bulk)
+                    await lane.room()
+                return lane
         except TimeoutError as error:
             if isinstance(error, WireTimeoutError):
                 raise  # the dial's own
             raise self._late(is_bulk=is_bulk) from None
 
-    async def _acquire(self, *, is_bulk: bool) -> Lane:
+    async def _ready(self, *, is_bulk: bool) -> Lane:
+        """Return a live lane that strays cannot overtake; the caller's deadline."""
         while True:
+            self.admit()
             lane = self._lane(is_bulk=is_bulk)
             if not lane.is_alive:
-                await self._connector.connected(is_bulk=is_bulk)
+                await self.connector.connected(is_bulk=is_bulk)
             elif self._strays:
                 await self._strays.settled()
             else:
-                await lane.room()
-                if self._is_open(lane):
-                    return lane
-            self._admit()
+                return lane
 
     def _is_open(self, lane: Lane) -> bool:
         return lane.is_alive and not self._strays
@@ -135,14 +142,20 @@ class Node:
     def _lane(self, *, is_bulk: bool) -> Lane:
         return self.bulk if is_bulk else self.interactive
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Pass, or raise in microseconds what a call would end with.
+
+        Raises:
+            CircuitOpenError: The circuit is open, or still ramping.
+            LifecycleError: The client is closed.
+        """
         if self._is_closed:
             raise LifecycleError("the client is closed: make a new one")
         breaker = self.breaker
         if not breaker.is_closed:
             breaker.admit()
-            if breaker.is_closed:  # the ramp is over: open the direct way again
-                self._regate()
+        if breaker.is_closed and self._is_gated and not self._strays:
+            self._regate()  # the ramp is over: open the direct way again
 
     def _late(self, *, is_bulk: bool) -> Exception:
         timeout = self.settings.command_timeout
@@ -155,11 +168,32 @@ class Node:
             retry_after=timeout,
         )
 
-    async def settled(self) -> None:
-        """Wait until the circuit admits and no stray is left; raises as `acquire`."""
-        self._admit()
-        if self._strays:
-            await self.acquire()
+    async def quiet(self) -> None:
+        """Wait until nothing sent before can still happen after what follows.
+
+        For connections beside the lanes: no stray is left, and what the lanes hold is
+        answered. Raises as `acquire`.
+        """
+        self.admit()
+        timeout = self.settings.command_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ready(is_bulk=False)
+                while self.interactive.pending or self.bulk.pending or self._strays:
+                    await self.interactive.reached()
+                    await self.bulk.reached()
+                    await self._ready(is_bulk=False)
+                    if not self._strays:
+                        return
+        except TimeoutError as error:
+            if isinstance(error, WireTimeoutError):
+                raise
+            raise WireTimeoutError(timeout, sent=False) from None
+
+    @property
+    def has_strays(self) -> bool:
+        """Whether a given-up connection may still execute something."""
+        return bool(self._strays)
 
     def give_up(self, client_id: int | None, run_id: str) -> None:
         """Tell that a connection was closed with a command unanswered: a stray."""
@@ -168,7 +202,7 @@ class Node:
 
     async def connect(self) -> Greeting:
         """Make the first connection now, so that its errors show here."""
-        await self.acquire()
+        await self.quiet()
         assert self.greeting is not None
         return self.greeting
 
@@ -213,21 +247,24 @@ class Node:
 
     # --- what the lanes tell ----------------------------------------------------------
 
-    def lane_late(self, lane: EndedLane, count: int, *, is_silent: bool) -> None:
+    def lane_late(
+        self, lane: EndedLane, count: int, *, is_silent: bool, token: int
+    ) -> None:
         """Count timeouts; a node that does not answer at all opens the circuit."""
-        breaker = self.breaker
         if not is_silent:
-            breaker.record_failure(breaker.generation, "timeout", count)
+            self.breaker.record_failure(token, "timeout", count)
             return
         log.warning("wire.lane_silent", lane=lane.name, node=self.address, count=count)
-        breaker.trip(breaker.generation, "silence")
+        self.breaker.trip(token, "silence")
 
-    def lane_measured(self, lane: EndedLane, answered: int, slow: int) -> None:  # noqa: ARG002 - the keeper's protocol
+    def lane_measured(self, answered: int, slow: int, *, token: int) -> None:
         """Count successes."""
-        self.breaker.record_success(self.breaker.generation, answered, slow)
+        self.breaker.record_success(token, answered, slow)
         self.budget.deposit(answered)
 
-    def lane_ended(self, lane: EndedLane, cause: str, unanswered: int) -> None:
+    def lane_ended(
+        self, lane: EndedLane, cause: str, unanswered: int, *, token: int
+    ) -> None:
         """Remember what may still happen; close the direct way until it cannot."""
         if lane is self.bulk:
             self.routing.reset()
@@ -236,10 +273,18 @@ class Node:
         log.info("wire.lane_lost", lane=lane.name, node=self.address, cause=cause)
         if unanswered:
             self.give_up(lane.client_id, lane.run_id)
-            self.breaker.record_failure(self.breaker.generation, cause)
+            self.breaker.record_failure(token, cause)
 
     def retire(self, cause: str) -> None:
-        """Give up both lanes: the address may lead to another server already."""
+        """Give up both lanes: the address may lead to another server already.
+
+        At most once in `RETIRE_PAUSE`: a new connection that hears the same answer
+        has nothing better to go to.
+        """
+        now = self.clock.monotonic()
+        if now < self._next_retirement:
+            return
+        self._next_retirement = now + RETIRE_PAUSE
         self.interactive.end(cause)
         self.bulk.end(cause)
 
@@ -263,12 +308,12 @@ class Node:
         if lane.is_alive:
             await lane.submit(PING)  # the lane's own timeout ends it
         else:
-            await self._connector.probe()
+            await self.connector.probe()
 
     def _regate(self) -> None:
-        is_gated = not self.breaker.is_closed or bool(self._strays)
-        self.interactive.gate(is_gated=is_gated)
-        self.bulk.gate(is_gated=is_gated)
+        self._is_gated = is_gated = not self.breaker.is_closed or bool(self._strays)
+        for lane in (self.interactive, self.bulk):
+            lane.gate(is_gated=is_gated, token=self.breaker.generation)
 
     # --- the end ----------------------------------------------------------------------
 
@@ -288,8 +333,8 @@ class Node:
             circuit=self.breaker.statistics(),
             interactive=self.interactive.statistics(),
             bulk=self.bulk.statistics(),
-            dials=self._connector.dials,
-            dial_failures=self._connector.failures,
+            dials=self.connector.dials,
+            dial_failures=self.connector.failures,
             strays=len(self._strays),
             kill_refused=self._strays.is_refused
             or (greeting is not None and greeting.kill_refused),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
 from redis.asyncio.client import Pipeline
-from redis.client import NEVER_DECODE
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from mcp_crew_redis._core.commands import SHARED, CommandClass, classify
+from mcp_crew_redis._core.commands import SHARED, CommandClass, classify, refuse
 from mcp_crew_redis._core.courier import Courier
-from mcp_crew_redis._core.dedicated import DedicatedPool
 from mcp_crew_redis._core.lane import Lane, Slot
 
 __all__ = ["LanePipeline"]
@@ -43,32 +41,21 @@ class LanePipeline(Pipeline):
     def __init__(
         self, client: _Client, courier: Courier, transaction: bool, hint: str | None
     ) -> None:
-        self._latest: Any = None
         super().__init__(
             client.connection_pool, client.response_callbacks, transaction, hint
         )
         self._client = client
         self._courier = courier
 
-    @property
-    def connection(self) -> Any:
-        """The dedicated connection in use, None on a lane."""
-        return self._current
-
-    @connection.setter
-    def connection(self, connection: Any) -> None:
-        self._current = connection
-        if connection is not None:
-            self._latest = connection
-
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Send everything collected and return the replies in order.
 
         Raises:
             UnavailableError: The server did not answer all of it.
+            LifecycleError: A command would change the state of a pooled connection.
         """
         if not self._may_share():
-            return await self._execute_alone(raise_on_error)
+            return list(await super().execute(raise_on_error))
         commands, scripts = self.command_stack, self.scripts
         self.command_stack, self.scripts = [], set()
         if scripts:
@@ -85,35 +72,16 @@ class LanePipeline(Pipeline):
             self.is_transaction
             or self.explicit_transaction
             or self.watching
-            or self._current is not None
+            or self.connection is not None
         )
-        return not is_alone and all(
-            args[0] in SHARED or classify(args) is CommandClass.SHARED
-            for args, _ in self.command_stack
-        )
-
-    async def _execute_alone(self, raise_on_error: bool) -> list[Any]:
-        is_answered = False
-        try:
-            replies = await super().execute(raise_on_error)
-            is_answered = True
-        except redis_errors.ConnectionError:
-            raise
-        except redis_errors.TimeoutError:
-            raise
-        except redis_errors.RedisError:
-            is_answered = True  # an answer: WATCH failed, EXEC aborted, wrong type
-            raise
-        finally:
-            pool = self.connection_pool
-            if (
-                not is_answered
-                and self._latest is not None
-                and isinstance(pool, DedicatedPool)
-            ):
-                pool.give_up(self._latest)
-            self._latest = None
-        return list(replies)
+        for args, _ in self.command_stack:
+            if args[0] in SHARED:
+                continue
+            kind = classify(args)
+            if kind in (CommandClass.OWN, CommandClass.REFUSED):
+                raise refuse(args, kind)
+            is_alone = is_alone or kind is CommandClass.DEDICATED
+        return not is_alone
 
     async def _load(self, scripts: set[Any]) -> None:
         shas = [script.sha for script in scripts]
@@ -125,14 +93,17 @@ class LanePipeline(Pipeline):
     async def _run(self, commands: Sequence[Any]) -> list[Any]:
         """Submit a chunk, then collect: error replies stand in their places."""
         flights: list[tuple[Lane, Slot]] = []
+        is_bulk = False
         try:
             for args, options in commands:
-                packed = self._courier.pack(args)
-                flights.append(
-                    await self._courier.submit(
-                        args, packed, is_raw=NEVER_DECODE in options
-                    )
+                lane, slot = await self._courier.submit(
+                    args,
+                    self._courier.pack(args),
+                    is_raw=NEVER_DECODE in options,
+                    is_bulk=is_bulk,  # the rest stays behind the first large one
                 )
+                is_bulk = is_bulk or lane.name == "bulk"
+                flights.append((lane, slot))
             return [
                 await self._reply(args, dict(options), flight)
                 for (args, options), flight in zip(commands, flights, strict=True)
@@ -147,20 +118,14 @@ class LanePipeline(Pipeline):
         lane, slot = flight
         try:
             reply = await slot
-            if slot in lane.large:
-                self._courier.learn(lane, slot, args)
-            return await self._client.parse_reply(args, options, reply)
         except redis_errors.ResponseError as error:
-            return error
-        except asyncio.CancelledError:
-            raise
+            return options.get(EMPTY_RESPONSE, error)
         except Exception as error:  # noqa: BLE001 - the lane's end or a timeout
             raise self._courier.translate(error) from None
+        if lane.has_large and slot in lane.large:
+            self._courier.learn(lane, slot, args)
+        return await self._client.parse_reply(args, options, reply)
 
 
-def _open(flights: Sequence[tuple[Lane, Slot]]) -> Iterator[Slot]:
-    for _, slot in flights:
-        if not slot.done():
-            yield slot
-        elif not slot.cancelled():
-            slot.exception()  # retrieved: asyncio need not warn of it
+def _open(flights: Sequence[tuple[Lane, Slot]]) -> list[Slot]:
+    return [slot for _, slot in flights if not slot.done()]

@@ -70,30 +70,37 @@ class Routing:
         self._refresh()
         return False
 
-    def pin(self, number: int, args: Sequence[object]) -> None:
-        """Keep the keys of bulk command `number` on the bulk lane until its reply."""
+    def pin(self, args: Sequence[object]) -> tuple[bytes, ...]:
+        """Keep the keys of `args` on the bulk lane; undone by `unpin` or `landed`."""
         keys = tuple(_keys(args))
         for key in keys:
             self._pinned[key] = self._pinned.get(key, 0) + 1
-        self._flights.append((number, keys))
         self.is_active = True
+        return keys
+
+    def unpin(self, keys: Sequence[bytes]) -> None:
+        """Release keys whose command was not sent, or is answered."""
+        for key in keys:
+            left = self._pinned.get(key, 1) - 1
+            if left:
+                self._pinned[key] = left
+            else:
+                self._pinned.pop(key, None)
+        self._refresh()
+
+    def flies(self, keys: tuple[bytes, ...], number: int) -> None:
+        """Note that the command with these pinned keys is the lane's `number`th."""
+        self._flights.append((number, keys))
 
     def landed(self, answered: int) -> None:
         """Release the keys of every bulk command up to number `answered`."""
         while self._flights and self._flights[0][0] <= answered:
-            for key in self._flights.popleft()[1]:
-                left = self._pinned[key] - 1
-                if left:
-                    self._pinned[key] = left
-                else:
-                    del self._pinned[key]
-        self._refresh()
+            self.unpin(self._flights.popleft()[1])
 
     def reset(self) -> None:
-        """Release every key: the bulk lane has ended and its strays gate both lanes."""
-        self._pinned.clear()
-        self._flights.clear()
-        self._refresh()
+        """Release the keys in flight: the bulk lane has ended, its strays gate both."""
+        while self._flights:
+            self.unpin(self._flights.popleft()[1])
 
     def _refresh(self) -> None:
         self.is_active = bool(self._pinned or self._large)
@@ -110,16 +117,18 @@ def _bytes(argument: object) -> bytes:
 
 
 def _keys(args: Sequence[object]) -> list[bytes]:
-    """Every argument short enough to be a key: which ones are, the server knows."""
-    return [
+    """The first argument, and every text short enough to be a key.
+
+    Which ones really are keys is the server's knowledge; one too many only takes the
+    bulk lane for a moment.
+    """
+    more = (
         _bytes(argument)
-        for argument in args[1:]
-        if not isinstance(argument, (int, float))
-        and (
-            not isinstance(argument, (str, bytes, bytearray, memoryview))
-            or len(argument) <= MAX_KEY_BYTES
-        )
-    ]
+        for argument in args[2:]
+        if isinstance(argument, (str, bytes, bytearray, memoryview))
+        and len(argument) <= MAX_KEY_BYTES
+    )
+    return [*map(_bytes, args[1:2]), *more]
 
 
 def _kind(args: Sequence[object]) -> tuple[object, bytes]:

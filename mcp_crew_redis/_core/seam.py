@@ -8,10 +8,11 @@ public name: `tests/integration/core/test_seam.py` fails loudly if one of these 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from redis import exceptions as redis_errors
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -21,6 +22,8 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from mcp_crew_redis._core.wire_errors import WireOutcomeUnknownError, WireTimeoutError
+
 __all__ = [
     "Handover",
     "close_quietly",
@@ -28,9 +31,12 @@ __all__ = [
     "dialled",
     "hand_over",
     "never_retry",
+    "parse_info",
 ]
 
 LOOPBACK = ("127.0.0.1", "::1")
+INTRODUCTION = (("INFO", "server", "replication"), ("PING",))
+LOST = "the connection ended before the reply: the command may have been executed"
 
 
 def never_retry() -> Retry:
@@ -38,27 +44,101 @@ def never_retry() -> Retry:
     return Retry(NoBackoff(), 0)
 
 
-class _Hello:
-    """Remembers the answer to HELLO, which names this connection in the server."""
+class _Accountable:
+    """Knows its name in the server, and whether it still owes its caller a reply.
+
+    A connection that is closed while it owes one is a stray: it tells `on_stray`.
+    """
 
     hello: Mapping[bytes, Any] | None = None
+    introduction: list[Any] | None = None  # replies to INTRODUCTION
+    on_stray: Callable[[int | None, str], None] | None = None
+    run_id = ""
+    _own_id: int | None = None
+    _owed = 0
+    _is_greeting = False
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
+        """Shake hands as redis-py does, then learn whom we are talking to."""
+        self.hello, self.introduction, self.run_id, self._own_id = None, None, "", None
+        self._owed, self._is_greeting = 0, True
+        try:
+            await super().on_connect_check_health(check_health=check_health)  # type: ignore[misc] # mixin
+            self.introduction = await self.ask(*INTRODUCTION)
+            if self.hello is None:  # RESP2 has no HELLO
+                (own_id,) = await self.ask(("CLIENT", "ID"))
+                self._own_id = own_id if isinstance(own_id, int) else None
+        finally:
+            self._is_greeting = False
+            self._owed = 0
+        info = self.introduction[0]
+        if isinstance(info, bytes):
+            self.run_id = parse_info(info).get("run_id", "")
+
+    async def ask(self, *commands: tuple[str | int, ...]) -> list[Any]:
+        """Send `commands` in one write; error replies are returned, not raised."""
+        await self.send_packed_command(self.pack_commands(commands), check_health=False)  # type: ignore[attr-defined] # mixin
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await self.read_response(disable_decoding=True))
+            except redis_errors.ResponseError as error:
+                replies.append(error)
+        return replies
+
+    def pack_commands(self, commands: Iterable[Any]) -> Any:
+        """Pack, and count what will have to be answered."""
+        counted = list(commands)
+        self._owed += len(counted)
+        return super().pack_commands(counted)  # type: ignore[misc] # mixin
+
+    async def send_command(self, *args: Any, **kwargs: Any) -> None:
+        """Send one command, and count it."""
+        self._owed += 1
+        await super().send_command(*args, **kwargs)  # type: ignore[misc] # mixin
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        reply = await super().read_response(*args, **kwargs)  # type: ignore[misc] # mixin
-        if isinstance(reply, dict) and self.hello is None:
-            fields = {
+        """Read one reply; what redis-py raises for a lost one is said in our words."""
+        try:
+            reply = await super().read_response(*args, **kwargs)  # type: ignore[misc] # mixin
+        except redis_errors.ResponseError:
+            self._owed = max(0, self._owed - 1)
+            raise
+        except redis_errors.TimeoutError:
+            if self._is_greeting:
+                raise
+            raise WireTimeoutError(self.socket_timeout or 0.0, sent=True) from None  # type: ignore[attr-defined] # mixin
+        except redis_errors.ConnectionError as error:
+            if self._is_greeting or type(error) is not redis_errors.ConnectionError:
+                raise
+            raise WireOutcomeUnknownError(LOST) from error
+        self._owed = max(0, self._owed - 1)
+        if self._is_greeting and isinstance(reply, dict) and self.hello is None:
+            self.hello = {
                 key.encode() if isinstance(key, str) else key: value
                 for key, value in reply.items()
             }
-            if b"proto" in fields:
-                self.hello = fields
         return reply
 
     @property
     def client_id(self) -> int | None:
-        """The server's number of this connection, None before HELLO (RESP2)."""
-        number = None if self.hello is None else self.hello.get(b"id")
+        """The server's number of this connection, None where it did not say."""
+        number = self._own_id if self.hello is None else self.hello.get(b"id")
         return number if isinstance(number, int) else None
+
+    def _close(self) -> None:
+        self._confess()
+        super()._close()  # type: ignore[misc] # mixin
+
+    async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        """Close; a connection that owes a reply becomes a stray."""
+        self._confess()
+        await super().disconnect(*args, **kwargs)  # type: ignore[misc] # mixin
+
+    def _confess(self) -> None:
+        owed, self._owed = self._owed, 0
+        if owed and not self._is_greeting and self.on_stray is not None:
+            self.on_stray(self.client_id, self.run_id)
 
 
 class _Localhost:
@@ -90,15 +170,15 @@ class _Localhost:
         return arguments
 
 
-class CrewConnection(_Localhost, _Hello, Connection):
+class CrewConnection(_Localhost, _Accountable, Connection):
     """TCP."""
 
 
-class CrewSSLConnection(_Localhost, _Hello, SSLConnection):
+class CrewSSLConnection(_Localhost, _Accountable, SSLConnection):
     """TLS."""
 
 
-class CrewUnixConnection(_Hello, UnixDomainSocketConnection):
+class CrewUnixConnection(_Accountable, UnixDomainSocketConnection):
     """Unix socket."""
 
 
@@ -114,6 +194,13 @@ def crew_connection_class(
 ) -> type[AbstractConnection]:
     """Return our form of redis-py's connection class; a user's own class stays."""
     return _CLASSES.get(original, original)
+
+
+def parse_info(info: bytes) -> dict[str, str]:
+    """Return the fields of an INFO reply."""
+    lines = info.decode("utf-8", "replace").splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name: value.strip() for name, _, value in pairs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +237,12 @@ def hand_over(connection: AbstractConnection, lane: asyncio.Protocol) -> Handove
         ConnectionError: The connection ended meanwhile.
     """
     reader, writer = connection._reader, connection._writer  # noqa: SLF001
-    if reader is None or writer is None or writer.transport.is_closing():
+    if (
+        reader is None
+        or writer is None
+        or reader.at_eof()
+        or writer.transport.is_closing()
+    ):
         raise ConnectionResetError("the connection ended during its handshake")
     transport: Any = writer.transport  # typed as the half that writes
     leftover = bytes(reader._buffer)  # type: ignore[attr-defined]  # noqa: SLF001

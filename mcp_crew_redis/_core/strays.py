@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from redis import exceptions as redis_errors
+
 from mcp_crew_redis._core.lane import Lane
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.resp import pack_command
@@ -18,6 +20,8 @@ from mcp_crew_redis._core.wire_errors import LaneLostError
 from mcp_crew_redis.log import get_logger
 
 __all__ = ["Stray", "Strays"]
+
+REFUSED_PAUSE = 0.02  # seconds until CLIENT KILL is tried again on a busy server
 
 log = get_logger(__name__)
 
@@ -99,6 +103,8 @@ class Strays:
                 self.forget((stray,))
         except (LaneLostError, TimeoutError):
             pass  # this lane is ending too: the next dial settles what is left
+        except redis_errors.ResponseError:
+            await asyncio.sleep(REFUSED_PAUSE)  # BUSY, LOADING: ask again in a while
         finally:
             self._settling = None
             if not done.done():
@@ -108,8 +114,6 @@ class Strays:
         kill = pack_command(("CLIENT", "KILL", "ID", stray.client_id))
         try:
             await lane.submit(kill)
-        except (LaneLostError, TimeoutError):
-            raise
-        except Exception as error:  # noqa: BLE001 - an error reply: NOPERM
+        except redis_errors.NoPermissionError as error:
             self.is_refused = True
             log.warning("wire.kill_refused", error=str(error))

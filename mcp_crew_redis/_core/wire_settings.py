@@ -29,6 +29,7 @@ class WireSettings:
             this many commands are buffered. Measured at 100 callers: 48 lets the
             server work while the tick is still being packed, a third faster than one
             write per tick; below 16 the system calls cost more than that gains.
+        burst: Waiting callers let through to a lane before one of them has sent.
         idle_ping: Seconds without a byte after which an idle lane sends a PING.
         large_for: Seconds that a large reply sends its kind to the bulk lane.
         auth_pause: Seconds between two attempts with refused credentials.
@@ -45,6 +46,7 @@ class WireSettings:
     max_queued_bytes: int = 32 * MIB
     bulk_bytes: int = 64 * KIB
     flush_commands: int = 48
+    burst: int = 8
     idle_ping: float = 5.0
     large_for: float = 60.0
     auth_pause: float = 5.0
