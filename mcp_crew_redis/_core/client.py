@@ -172,8 +172,8 @@ class PipelinedRedis(redis.asyncio.Redis):
         except Exception as error:  # noqa: BLE001 - sorted there
             reply = await self._courier.recover(error, args, options)
         else:
-            if lane.has_large and slot in lane.large:
-                self._courier.learn(lane, slot, args)
+            if lane.large and slot in lane.large:
+                self._courier.learn(args)
         callback = _lookup(self.response_callbacks, args[0])
         if callback is None:
             return reply

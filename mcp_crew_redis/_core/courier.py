@@ -136,8 +136,8 @@ class Courier:
         is_raw = self._decodes and NEVER_DECODE in options
         lane, slot = await self.submit(args, packed, is_raw=is_raw)
         reply = await slot
-        if lane.has_large and slot in lane.large:
-            self.learn(lane, slot, args)
+        if lane.large and slot in lane.large:
+            self.learn(args)
         return reply
 
     async def _interactive_reached(self) -> None:
@@ -149,10 +149,8 @@ class Courier:
         except TimeoutError:
             raise WireTimeoutError(timeout, sent=False) from None
 
-    def learn(self, lane: Lane, slot: Slot, args: Sequence[Any]) -> None:
+    def learn(self, args: Sequence[Any]) -> None:
         """Send the next command of this kind over the bulk lane."""
-        lane.large.discard(slot)
-        lane.has_large = bool(lane.large)
         self._node.routing.learn(args)
 
     # --- failures -------------------------------------------------------------------

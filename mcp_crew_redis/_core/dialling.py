@@ -184,6 +184,9 @@ async def _settle(
 
 def explain(error: Exception, timeout: float) -> DialFailedError:  # noqa: PLR0911 - one line a case
     """Turn what redis-py raised into the cause and the caller's error."""
+    if type(error) is redis_errors.ConnectionError:  # redis-py's wrapping
+        cause = error.__cause__
+        error = cause if isinstance(cause, redis_errors.RedisError) else error
     text = str(error)
     if isinstance(error, WireConfigurationError):
         return DialFailedError(
@@ -209,8 +212,8 @@ def explain(error: Exception, timeout: float) -> DialFailedError:  # noqa: PLR09
         return DialFailedError(
             "dial timeout", lambda: WireTimeoutError(timeout, sent=False)
         )
-    cause = "loading" if isinstance(error, redis_errors.BusyLoadingError) else "dial"
-    return DialFailedError(cause, lambda: WireConnectionLostError(text))
+    word = "loading" if isinstance(error, redis_errors.BusyLoadingError) else "dial"
+    return DialFailedError(word, lambda: WireConnectionLostError(text))
 
 
 _AUTH = (

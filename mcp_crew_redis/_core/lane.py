@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 from mcp_crew_redis._core.lane_keeper import LaneKeeper
 from mcp_crew_redis._core.lane_queue import Barriers, Turnstile
@@ -48,8 +47,7 @@ class Lane(asyncio.Protocol):
         pending: Slots without a reply, oldest first.
         buffer: Packed commands of this tick.
         limit: A caller may submit at once only while `len(pending) < limit`.
-        large: Slots whose reply was over `bulk_bytes`, until their caller has looked.
-        has_large: Whether `large` may hold one: cheaper to ask.
+        large: Slots whose reply was over `bulk_bytes`, until their caller has run.
         token: The circuit's generation, under which commands are written now.
         raw: Slots whose reply is not to be decoded.
         chunks: Pieces of input received.
@@ -64,19 +62,20 @@ class Lane(asyncio.Protocol):
         settings: WireSettings,
         keeper: LaneKeeper,
         *,
+        is_bulk: bool = False,
         slow_after: float = 0.1,
         on_push: Callable[[list[Any]], None] | None = None,
         decoding: tuple[str, str] | None = None,
     ) -> None:
         self.name = name
+        self.is_bulk = is_bulk
         self.client_id: int | None = None
         self.run_id = ""  # of the server process at the other end
         self.is_alive = False
         self.pending: deque[Slot] = deque()
         self.buffer: list[bytes] = []
         self.limit = 0
-        self.large: WeakSet[Slot] = WeakSet()
-        self.has_large = False
+        self.large: set[Slot] = set()
         self.token = 0
         self.raw: set[Slot] = set()
         self.chunks = self.refusals = 0
@@ -89,7 +88,7 @@ class Lane(asyncio.Protocol):
         self._handover: Handover | None = None
         self._watch = LaneWatch(self, keeper, settings, slow_after)
         self._turnstile = Turnstile(
-            self._space, self._refresh_limit, burst=settings.burst
+            self._space, self._refresh_limit, burst=1 if is_bulk else settings.burst
         )
         self._barriers = Barriers()
         self._reader = make_reader(decoding)
@@ -282,10 +281,11 @@ class Lane(asyncio.Protocol):
             slot = pending.popleft()
             self.raw.discard(slot)
             if not slot.done():
+                slot.set_result(reply)
                 if reply_size(reply, threshold) > threshold:
                     self.large.add(slot)
-                    self.has_large = True
-                slot.set_result(reply)
+                    # After its caller's turn, which set_result has asked for before.
+                    self.call_soon(self.large.discard, slot)
             if not reader.has_data():
                 self._partial = 0
 

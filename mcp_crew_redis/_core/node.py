@@ -80,6 +80,7 @@ class Node:
         )
         self._is_closed = self._is_gated = False
         self._next_retirement = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = TaskOwner("wire")
         self._dialler = Dialler(make_connection, settings)
         self.connector = Connector(
@@ -93,7 +94,7 @@ class Node:
         self._strays = Strays(self._owner, self._living, self._regate)
         self._prober = Prober(self.breaker, self._prove, self._owner, clock)
         self.interactive = self._new_lane("interactive")
-        self.bulk = self._new_lane("bulk")
+        self.bulk = self._new_lane("bulk", is_bulk=True)
 
     # --- callers --------------------------------------------------------------------
 
@@ -109,7 +110,8 @@ class Node:
         """
         self.admit()
         lane = self._lane(is_bulk=is_bulk)
-        if lane.is_alive and lane.has_room and not self._strays:
+        is_here = self._loop is asyncio.get_running_loop()
+        if is_here and lane.is_alive and lane.has_room and not self._strays:
             return lane
         try:
             async with asyncio.timeout(self.settings.command_timeout):
@@ -126,6 +128,11 @@ class Node:
 
     async def _ready(self, *, is_bulk: bool) -> Lane:
         """Return a live lane that strays cannot overtake; the caller's deadline."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise self.misused("used from another one")
         while True:
             self.admit()
             lane = self._lane(is_bulk=is_bulk)
@@ -206,16 +213,17 @@ class Node:
         assert self.greeting is not None
         return self.greeting
 
-    def misused(self, error: RuntimeError) -> Exception:
+    @staticmethod
+    def misused(how: object) -> Exception:
         """Return the error for a use from a loop that the lanes do not belong to."""
         return LifecycleError(
-            f"this client belongs to another event loop: make one per loop ({error})"
+            f"this client belongs to another event loop: make one per loop ({how})"
         )
 
     # --- dialling -------------------------------------------------------------------
 
     async def _dial(self, is_bulk: bool) -> None:  # noqa: FBT001 - the connector's
-        lane = self._new_lane("bulk" if is_bulk else "interactive")
+        lane = self._new_lane("bulk" if is_bulk else "interactive", is_bulk=is_bulk)
         strays = self._strays.snapshot()
         greeting = await self._dialler.dial(lane, strays)
         self.greeting = greeting

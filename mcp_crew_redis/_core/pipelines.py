@@ -102,7 +102,7 @@ class LanePipeline(Pipeline):
                     is_raw=NEVER_DECODE in options,
                     is_bulk=is_bulk,  # the rest stays behind the first large one
                 )
-                is_bulk = is_bulk or lane.name == "bulk"
+                is_bulk = is_bulk or lane.is_bulk
                 flights.append((lane, slot))
             return [
                 await self._reply(args, dict(options), flight)
@@ -122,8 +122,8 @@ class LanePipeline(Pipeline):
             return options.get(EMPTY_RESPONSE, error)
         except Exception as error:  # noqa: BLE001 - the lane's end or a timeout
             raise self._courier.translate(error) from None
-        if lane.has_large and slot in lane.large:
-            self._courier.learn(lane, slot, args)
+        if lane.large and slot in lane.large:
+            self._courier.learn(args)
         return await self._client.parse_reply(args, options, reply)
 
 

@@ -181,6 +181,11 @@ class CrewSSLConnection(_Localhost, _Accountable, SSLConnection):
 class CrewUnixConnection(_Accountable, UnixDomainSocketConnection):
     """Unix socket."""
 
+    async def _connect(self) -> None:
+        # redis-py's shakes hands here and once more afterwards, and wraps its errors.
+        async with asyncio.timeout(self.socket_connect_timeout):
+            self._reader, self._writer = await asyncio.open_unix_connection(self.path)
+
 
 _CLASSES: dict[type[AbstractConnection], type[AbstractConnection]] = {
     Connection: CrewConnection,
