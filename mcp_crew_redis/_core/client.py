@@ -102,7 +102,6 @@ class PipelinedRedis(redis.asyncio.Redis):
         self._courier = Courier(self, node, pool, encoder)
         self._decodes = bool(encoder.decode_responses)
         self._bulk_bytes = node.settings.bulk_bytes
-        self._flush_at = node.settings.flush_commands
         # Where the hot path may go at all: not on a client() of one connection, and
         # not with an encoding that hiredis does not pack.
         is_direct = not self.single_connection_client and self._courier.is_utf8
@@ -129,7 +128,7 @@ class PipelinedRedis(redis.asyncio.Redis):
 
     # --- commands -------------------------------------------------------------------
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - inlined: a call costs more than a line
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command and return its reply, parsed as redis-py parses it.
 
         Raises:
@@ -139,15 +138,12 @@ class PipelinedRedis(redis.asyncio.Redis):
         """
         # Every caller of every feature passes here: each line was measured.
         lane = self._node.interactive
-        pending = lane.pending
         if (
-            len(pending) >= lane.limit
+            len(lane.pending) >= lane.limit
             or args[0] not in self._direct
             or (self._routing.is_active and self._routing.takes_bulk(args))
             or (self._decodes and NEVER_DECODE in options)
         ):
-            if not lane.limit:
-                self._node.admit()  # an open circuit answers here, at once
             return await self._execute_with_care(args, options)
         try:
             packed = pack_command(args)
@@ -156,18 +152,7 @@ class PipelinedRedis(redis.asyncio.Redis):
         if len(packed) > self._bulk_bytes:
             return await self._execute_with_care(args, options)
         try:
-            slot = lane.new_slot()
-            buffer = lane.buffer
-            pending.append(slot)
-            buffer.append(packed)
-            count = len(buffer)
-            if count == 1:
-                if lane.is_sequential and len(pending) == 1:
-                    lane.flush()
-                else:
-                    lane.call_soon(lane.flush)
-            elif count >= self._flush_at:
-                lane.flush()
+            slot = lane.submit(packed)
             reply = await slot
         except Exception as error:  # noqa: BLE001 - sorted there
             reply = await self._courier.recover(error, args, options)
@@ -187,6 +172,7 @@ class PipelinedRedis(redis.asyncio.Redis):
     async def _execute_with_care(
         self, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
+        self._node.admission.admit()  # an open circuit answers here, at once
         if self.single_connection_client:
             return await super().execute_command(*args, **options)
         kind = classify(args)

@@ -15,6 +15,7 @@ from redis import exceptions as redis_errors
 from redis._parsers.encoders import Encoder
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
+from mcp_crew_redis._core.admission import misused
 from mcp_crew_redis._core.commands import block_seconds, is_read
 from mcp_crew_redis._core.dedicated import DedicatedPool
 from mcp_crew_redis._core.lane import Lane, Slot
@@ -106,7 +107,7 @@ class Courier:
             )
             if is_bulk:
                 break
-            lane = await node.acquire()
+            lane = await node.admission.acquire()
             if routing.is_active and routing.takes_bulk(args):
                 lane.give_back()  # the key went to the bulk lane while we waited
                 continue
@@ -115,7 +116,7 @@ class Courier:
         pin = routing.pin(args)
         try:
             await self._interactive_reached()
-            lane = await node.acquire(is_bulk=True)
+            lane = await node.admission.acquire(is_bulk=True)
         except BaseException:
             routing.unpin(pin)
             raise
@@ -221,7 +222,7 @@ class Courier:
                 f"the connection ended ({error.cause}); nothing was sent"
             )
         if isinstance(error, RuntimeError) and not isinstance(error, LifecycleError):
-            return self._node.misused(error)
+            return misused(error)
         return error
 
     # --- dedicated connections --------------------------------------------------------

@@ -58,13 +58,13 @@ class DedicatedPool(BlockingConnectionPool):
         """Take a connection: admitted by the circuit, after all that was sent before.
 
         Raises:
-            UnavailableError: As `Node.acquire`; OverloadedError if none is free.
+            UnavailableError: As `Admission.acquire`; OverloadedError if none is free.
         """
-        await self.node.quiet()
+        await self.node.admission.quiet()
         connection: Any = await self._take()
         try:
-            while self.node.has_strays:  # more may have come during the dial
-                await self.node.quiet()
+            while self.node.strays:  # more may have come during the dial
+                await self.node.admission.quiet()
         except BaseException:
             await asyncio.shield(self.release(connection))
             raise

@@ -14,28 +14,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mcp_crew_redis._core.inbox import Inbox, Slot
 from mcp_crew_redis._core.lane_keeper import LaneKeeper
 from mcp_crew_redis._core.lane_queue import Barriers, Turnstile
 from mcp_crew_redis._core.lane_watch import LaneWatch
-from mcp_crew_redis._core.resp import (
-    MORE,
-    ODD,
-    ProtocolError,
-    make_reader,
-    pack_command,
-    reply_size,
-)
+from mcp_crew_redis._core.resp import ProtocolError, pack_command
 from mcp_crew_redis._core.seam import Handover
 from mcp_crew_redis._core.statistics import LaneStatistics
-from mcp_crew_redis._core.wire_errors import LaneLostError, refusal_code
+from mcp_crew_redis._core.wire_errors import LaneLostError
 from mcp_crew_redis._core.wire_settings import WireSettings
-from mcp_crew_redis.log import get_logger
 
 __all__ = ["PING", "Lane", "Slot"]
-
-log = get_logger(__name__)
-
-Slot = asyncio.Future[Any]
 
 PING = pack_command(("PING",))
 
@@ -51,9 +40,6 @@ class Lane(asyncio.Protocol):
         token: The circuit's generation, under which commands are written now.
         raw: Slots whose reply is not to be decoded.
         chunks: Pieces of input received.
-        refusals: Replies that said "not executed".
-        is_sequential: The last write was alone on the lane: one caller at a time, who
-            gains by a write at once what many would lose.
     """
 
     def __init__(
@@ -75,15 +61,11 @@ class Lane(asyncio.Protocol):
         self.pending: deque[Slot] = deque()
         self.buffer: list[bytes] = []
         self.limit = 0
-        self.large: set[Slot] = set()
         self.token = 0
-        self.raw: set[Slot] = set()
-        self.chunks = self.refusals = 0
-        self.is_sequential = False
+        self.chunks = 0
         self.on_progress: Callable[[], None] | None = None
         self._settings = settings
         self._keeper = keeper
-        self._on_push = on_push
         self._transport: asyncio.Transport | None = None
         self._handover: Handover | None = None
         self._watch = LaneWatch(self, keeper, settings, slow_after)
@@ -91,8 +73,13 @@ class Lane(asyncio.Protocol):
             self._space, self._refresh_limit, burst=1 if is_bulk else settings.burst
         )
         self._barriers = Barriers()
-        self._reader = make_reader(decoding)
-        self._sent = self._partial = self._pushes = 0
+        self._inbox = Inbox(self.pending, settings.bulk_bytes, decoding, on_push)
+        self.large, self.raw = self._inbox.large, self._inbox.raw
+        self._sent = 0
+        self._flush_at = 1 if is_bulk else settings.flush_commands
+        # The last write was alone on the lane: one caller at a time, who gains by a
+        # write at once what many would lose.
+        self._is_sequential = False
         self._is_paused = self._is_gated = False
 
     # --- life ---------------------------------------------------------------------
@@ -104,8 +91,8 @@ class Lane(asyncio.Protocol):
             ConnectionError: The connection ended meanwhile.
         """
         loop = asyncio.get_running_loop()
-        self.new_slot: Callable[[], Slot] = partial(asyncio.Future, loop=loop)
-        self.call_soon = loop.call_soon
+        self._new_slot: Callable[[], Slot] = partial(asyncio.Future, loop=loop)
+        self._call_soon = loop.call_soon
         self._handover = handover = connect(self)
         self._transport = handover.transport
         high = self._settings.max_queued_bytes
@@ -135,7 +122,8 @@ class Lane(asyncio.Protocol):
             # abort, not close: close() would first send what is still queued, and
             # what was given up must not leave any more.
             self._transport.abort()
-        slots, self.pending = self.pending, deque()
+        slots = tuple(self.pending)
+        self.pending.clear()
         self.buffer.clear()
         for position, slot in enumerate(slots):
             if not slot.done():
@@ -151,14 +139,15 @@ class Lane(asyncio.Protocol):
 
     def submit(self, packed: bytes) -> Slot:
         """Append one packed command; the caller has made sure that there is room."""
-        slot = self.new_slot()
-        buffer, settings = self.buffer, self._settings
-        if not buffer:
-            self.call_soon(self.flush)
+        slot = self._new_slot()
         self.pending.append(slot)
+        buffer = self.buffer
         buffer.append(packed)
-        if len(buffer) >= settings.flush_commands or len(packed) > settings.bulk_bytes:
+        count = len(buffer)
+        if count >= self._flush_at or (self._is_sequential and len(self.pending) == 1):
             self.flush()
+        elif count == 1:
+            self._call_soon(self.flush)
         if self._turnstile.waiters:
             self._turnstile.wake()
         return slot
@@ -175,7 +164,7 @@ class Lane(asyncio.Protocol):
             return
         self._sent += len(buffer)
         self._watch.wrote(self._sent)
-        self.is_sequential = len(self.pending) == 1
+        self._is_sequential = len(self.pending) == 1
         data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
         buffer.clear()
         self._transport.write(data)
@@ -228,16 +217,8 @@ class Lane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand every complete reply to the oldest slot."""
         self.chunks += 1
-        self._reader.feed(data)
         try:
-            if self._partial or self.raw or len(data) > self._settings.bulk_bytes:
-                self._receive_carefully(len(data))
-            else:
-                self._receive(len(data))
-        except UnicodeDecodeError as error:  # of one caller; the next replies follow
-            self._odd(error)
-            self.data_received(b"")
-            return
+            self._inbox.receive(data)
         except (IndexError, ProtocolError):  # a reply without a slot, or no reply
             self.end("protocol")
             return
@@ -252,69 +233,16 @@ class Lane(asyncio.Protocol):
         if self.on_progress is not None:
             self.on_progress()
 
-    def _receive(self, size: int) -> None:
-        gets, pop = self._reader.gets, self.pending.popleft
-        before = len(self.pending)
-        while (reply := gets()) is not MORE:
-            if type(reply) is not bytes and isinstance(reply, ODD):
-                self._odd(reply)
-                continue
-            slot = pop()
-            if not slot.done():
-                slot.set_result(reply)
-        if len(self.pending) == before:
-            self._partial = size
-
-    def _receive_carefully(self, size: int) -> None:
-        """As `_receive`, where replies are large or must stay undecoded."""
-        self._partial += size
-        pending, reader = self.pending, self._reader
-        threshold = self._settings.bulk_bytes
-        while True:
-            is_raw = bool(pending) and pending[0] in self.raw
-            reply = reader.gets(False) if is_raw else reader.gets()
-            if reply is MORE:
-                return
-            if isinstance(reply, ODD):
-                self._odd(reply)
-                continue
-            slot = pending.popleft()
-            self.raw.discard(slot)
-            if not slot.done():
-                slot.set_result(reply)
-                if reply_size(reply, threshold) > threshold:
-                    self.large.add(slot)
-                    # After its caller's turn, which set_result has asked for before.
-                    self.call_soon(self.large.discard, slot)
-            if not reader.has_data():
-                self._partial = 0
-
-    def _odd(self, reply: Exception | list[Any]) -> None:
-        if not isinstance(reply, Exception):
-            self._pushes += 1
-            self._push(reply)
-            return
-        slot = self.pending.popleft()
-        self.raw.discard(slot)
-        if refusal_code(reply) is not None:
-            self.refusals += 1
-        if not slot.done():
-            slot.set_exception(reply)
-            slot.exception()  # its caller may be gone: asyncio need not say so
-
-    def _push(self, message: list[Any]) -> None:
-        if self._on_push is None:
-            return
-        try:
-            self._on_push(message)
-        except Exception as error:  # noqa: BLE001 - a listener's fault, not the lane's
-            log.warning("wire.push_listener_failed", lane=self.name, error=repr(error))
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail everything pending."""
         self.end("closed by the server" if exc is None else type(exc).__name__)
 
     # --- what others read ---------------------------------------------------------
+
+    @property
+    def refusals(self) -> int:
+        """Replies that said "not executed"."""
+        return self._inbox.refusals
 
     @property
     def submitted(self) -> int:
@@ -333,7 +261,7 @@ class Lane(asyncio.Protocol):
             answered=self.answered,
             pending=len(self.pending),
             waiting=len(self._turnstile.waiters),
-            pushes=self._pushes,
+            pushes=self._inbox.pushes,
         )
 
     def __repr__(self) -> str:

@@ -35,11 +35,13 @@ class _Watched(EndedLane, Protocol):
 
     pending: deque[asyncio.Future[Any]]
     chunks: int
-    refusals: int
     token: int
 
     @property
     def answered(self) -> int: ...
+
+    @property
+    def refusals(self) -> int: ...
 
     def ping(self) -> None: ...
 

@@ -6,7 +6,6 @@ caller --- lane alive and circuit closed ---> submit            (the hot path)
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from random import Random
@@ -14,6 +13,7 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
+from mcp_crew_redis._core.admission import Admission
 from mcp_crew_redis._core.backoff import RetryBudget
 from mcp_crew_redis._core.breaker import (
     BreakerSettings,
@@ -30,10 +30,8 @@ from mcp_crew_redis._core.prober import Prober
 from mcp_crew_redis._core.routing import Routing
 from mcp_crew_redis._core.statistics import NodeStatistics
 from mcp_crew_redis._core.strays import Strays
-from mcp_crew_redis._core.wire_errors import WireOverloadedError, WireTimeoutError
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock
-from mcp_crew_redis.errors import LifecycleError
 from mcp_crew_redis.log import get_logger
 
 __all__ = ["Node"]
@@ -78,164 +76,55 @@ class Node:
             on_push=on_push,
             decoding=decoding,
         )
-        self._is_closed = self._is_gated = False
+        self.is_closed = self.is_gated = False
         self._next_retirement = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._owner = TaskOwner("wire")
         self._dialler = Dialler(make_connection, settings)
-        self.connector = Connector(
-            self._dial,
-            owner=self._owner,
-            settings=settings,
-            clock=clock,
-            random=random,
-            failed=self._dial_failed,
-        )
-        self._strays = Strays(self._owner, self._living, self._regate)
-        self._prober = Prober(self.breaker, self._prove, self._owner, clock)
+        self._staff(random)
         self.interactive = self._new_lane("interactive")
         self.bulk = self._new_lane("bulk", is_bulk=True)
 
-    # --- callers --------------------------------------------------------------------
-
-    async def acquire(self, *, is_bulk: bool = False) -> Lane:
-        """Return a live lane with room for one command, which must follow at once.
-
-        Raises:
-            UnavailableError: CircuitOpenError in microseconds while the circuit is
-                open; OverloadedError or OperationTimeoutError after
-                `command_timeout`; ConnectionLostError if the dial failed.
-            ConfigurationError: The server refused credentials or is not supported.
-            LifecycleError: The client is closed.
-        """
-        self.admit()
-        lane = self._lane(is_bulk=is_bulk)
-        is_here = self._loop is asyncio.get_running_loop()
-        if is_here and lane.is_alive and lane.has_room and not self._strays:
-            return lane
-        try:
-            async with asyncio.timeout(self.settings.command_timeout):
-                lane = await self._ready(is_bulk=is_bulk)
-                await lane.room()
-                while not self._is_open(lane):
-                    lane = await self._ready(is_bulk=is_bulk)
-                    await lane.room()
-                return lane
-        except TimeoutError as error:
-            if isinstance(error, WireTimeoutError):
-                raise  # the dial's own
-            raise self._late(is_bulk=is_bulk) from None
-
-    async def _ready(self, *, is_bulk: bool) -> Lane:
-        """Return a live lane that strays cannot overtake; the caller's deadline."""
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise self.misused("used from another one")
-        while True:
-            self.admit()
-            lane = self._lane(is_bulk=is_bulk)
-            if not lane.is_alive:
-                await self.connector.connected(is_bulk=is_bulk)
-            elif self._strays:
-                await self._strays.settled()
-            else:
-                return lane
-
-    def _is_open(self, lane: Lane) -> bool:
-        return lane.is_alive and not self._strays
-
-    def _lane(self, *, is_bulk: bool) -> Lane:
-        return self.bulk if is_bulk else self.interactive
-
-    def admit(self) -> None:
-        """Pass, or raise in microseconds what a call would end with.
-
-        Raises:
-            CircuitOpenError: The circuit is open, or still ramping.
-            LifecycleError: The client is closed.
-        """
-        if self._is_closed:
-            raise LifecycleError("the client is closed: make a new one")
-        breaker = self.breaker
-        if not breaker.is_closed:
-            breaker.admit()
-        if breaker.is_closed and self._is_gated and not self._strays:
-            self._regate()  # the ramp is over: open the direct way again
-
-    def _late(self, *, is_bulk: bool) -> Exception:
-        timeout = self.settings.command_timeout
-        lane = self._lane(is_bulk=is_bulk)
-        if not lane.is_alive or self._strays:
-            return WireTimeoutError(timeout, sent=False)
-        return WireOverloadedError(
-            f"no room on the {lane.name} lane within {timeout:.3f} s "
-            f"({len(lane.pending)} of {self.settings.max_pending} commands pending)",
-            retry_after=timeout,
+    def _staff(self, random: Random) -> None:
+        """Hire those who dial, settle, probe and admit."""
+        self.connector = Connector(
+            self._dial,
+            owner=self._owner,
+            settings=self.settings,
+            clock=self.clock,
+            random=random,
+            failed=self._dial_failed,
         )
-
-    async def quiet(self) -> None:
-        """Wait until nothing sent before can still happen after what follows.
-
-        For connections beside the lanes: no stray is left, and what the lanes hold is
-        answered. Raises as `acquire`.
-        """
-        self.admit()
-        timeout = self.settings.command_timeout
-        try:
-            async with asyncio.timeout(timeout):
-                await self._ready(is_bulk=False)
-                while self.interactive.pending or self.bulk.pending or self._strays:
-                    await self.interactive.reached()
-                    await self.bulk.reached()
-                    await self._ready(is_bulk=False)
-                    if not self._strays:
-                        return
-        except TimeoutError as error:
-            if isinstance(error, WireTimeoutError):
-                raise
-            raise WireTimeoutError(timeout, sent=False) from None
-
-    @property
-    def has_strays(self) -> bool:
-        """Whether a given-up connection may still execute something."""
-        return bool(self._strays)
+        self.strays = Strays(self._owner, self._living, self._regate)
+        self.admission = Admission(self, self._regate)
+        self._prober = Prober(self.breaker, self._prove, self._owner, self.clock)
 
     def give_up(self, client_id: int | None, run_id: str) -> None:
         """Tell that a connection was closed with a command unanswered: a stray."""
-        if not self._is_closed:
-            self._strays.report(client_id, run_id)
+        if not self.is_closed:
+            self.strays.report(client_id, run_id)
 
     async def connect(self) -> Greeting:
         """Make the first connection now, so that its errors show here."""
-        await self.quiet()
+        await self.admission.quiet()
         assert self.greeting is not None
         return self.greeting
-
-    @staticmethod
-    def misused(how: object) -> Exception:
-        """Return the error for a use from a loop that the lanes do not belong to."""
-        return LifecycleError(
-            f"this client belongs to another event loop: make one per loop ({how})"
-        )
 
     # --- dialling -------------------------------------------------------------------
 
     async def _dial(self, is_bulk: bool) -> None:  # noqa: FBT001 - the connector's
         lane = self._new_lane("bulk" if is_bulk else "interactive", is_bulk=is_bulk)
-        strays = self._strays.snapshot()
+        strays = self.strays.snapshot()
         greeting = await self._dialler.dial(lane, strays)
         self.greeting = greeting
         lane.run_id = greeting.run_id
-        if self._is_closed:
+        if self.is_closed:
             lane.end("closed")
         elif is_bulk:
             self.bulk = lane
             lane.on_progress = lambda: self.routing.landed(lane.answered)
         else:
             self.interactive = lane
-        self._strays.forget(strays)  # opens the gates too
+        self.strays.forget(strays)  # opens the gates too
         log.info("wire.lane_connected", lane=lane.name, node=self.address)
 
     def _dial_failed(self, failure: DialFailedError) -> None:
@@ -276,7 +165,7 @@ class Node:
         """Remember what may still happen; close the direct way until it cannot."""
         if lane is self.bulk:
             self.routing.reset()
-        if self._is_closed:
+        if self.is_closed:
             return
         log.info("wire.lane_lost", lane=lane.name, node=self.address, cause=cause)
         if unanswered:
@@ -307,7 +196,7 @@ class Node:
             cause=change.cause,
         )
         self._regate()
-        if change.state is CircuitState.OPEN and not self._is_closed:
+        if change.state is CircuitState.OPEN and not self.is_closed:
             self._prober.start()
 
     async def _prove(self) -> None:
@@ -319,7 +208,7 @@ class Node:
             await self.connector.probe()
 
     def _regate(self) -> None:
-        self._is_gated = is_gated = not self.breaker.is_closed or bool(self._strays)
+        self.is_gated = is_gated = not self.breaker.is_closed or bool(self.strays)
         for lane in (self.interactive, self.bulk):
             lane.gate(is_gated=is_gated, token=self.breaker.generation)
 
@@ -327,7 +216,7 @@ class Node:
 
     async def aclose(self) -> None:
         """Close the lanes and end every task. Idempotent."""
-        self._is_closed = True
+        self.is_closed = True
         self.interactive.end("closed")
         self.bulk.end("closed")
         await self._owner.aclose()
@@ -343,8 +232,8 @@ class Node:
             bulk=self.bulk.statistics(),
             dials=self.connector.dials,
             dial_failures=self.connector.failures,
-            strays=len(self._strays),
-            kill_refused=self._strays.is_refused
+            strays=len(self.strays),
+            kill_refused=self.strays.is_refused
             or (greeting is not None and greeting.kill_refused),
         )
 

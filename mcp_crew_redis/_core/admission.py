@@ -1,0 +1,149 @@
+"""Getting onto a lane when the direct way is closed: admit, connect, settle, wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from mcp_crew_redis._core.breaker import CircuitBreaker
+from mcp_crew_redis._core.connector import Connector
+from mcp_crew_redis._core.lane import Lane
+from mcp_crew_redis._core.strays import Strays
+from mcp_crew_redis._core.wire_errors import WireOverloadedError, WireTimeoutError
+from mcp_crew_redis._core.wire_settings import WireSettings
+from mcp_crew_redis.errors import LifecycleError
+
+__all__ = ["Admission", "misused"]
+
+
+class _Node(Protocol):
+    """What the admission needs of its node."""
+
+    settings: WireSettings
+    breaker: CircuitBreaker
+    connector: Connector
+    strays: Strays
+    interactive: Lane
+    bulk: Lane
+    is_closed: bool
+    is_gated: bool
+
+
+class Admission:
+    """Lets callers onto the lanes of one node, or tells them at once why not.
+
+    Args:
+        node: Whose lanes.
+        regate: Opens the direct way again, when nothing stands against it any more.
+    """
+
+    def __init__(self, node: _Node, regate: Callable[[], None]) -> None:
+        self._node = node
+        self._regate = regate
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def admit(self) -> None:
+        """Pass, or raise in microseconds what a call would end with.
+
+        Raises:
+            CircuitOpenError: The circuit is open, or still ramping.
+            LifecycleError: The client is closed.
+        """
+        node = self._node
+        if node.is_closed:
+            raise LifecycleError("the client is closed: make a new one")
+        breaker = node.breaker
+        if not breaker.is_closed:
+            breaker.admit()
+        if breaker.is_closed and node.is_gated and not node.strays:
+            self._regate()  # the ramp is over
+
+    async def acquire(self, *, is_bulk: bool = False) -> Lane:
+        """Return a live lane with room for one command, which must follow at once.
+
+        Raises:
+            UnavailableError: CircuitOpenError in microseconds while the circuit is
+                open; OverloadedError or OperationTimeoutError after
+                `command_timeout`; ConnectionLostError if the dial failed.
+            ConfigurationError: The server refused credentials or is not supported.
+            LifecycleError: The client is closed, or belongs to another loop.
+        """
+        self.admit()
+        lane = self._lane(is_bulk=is_bulk)
+        is_here = self._loop is asyncio.get_running_loop()
+        if is_here and lane.has_room and self._is_open(lane):
+            return lane
+        try:
+            async with asyncio.timeout(self._node.settings.command_timeout):
+                while True:
+                    lane = await self._ready(is_bulk=is_bulk)
+                    await lane.room()
+                    if self._is_open(lane):
+                        return lane
+        except TimeoutError as error:
+            if isinstance(error, WireTimeoutError):
+                raise  # the dial's own
+            raise self._late(is_bulk=is_bulk) from None
+
+    async def quiet(self) -> None:
+        """Wait until nothing sent before can still happen after what follows.
+
+        For connections beside the lanes: no stray is left, and what the lanes hold is
+        answered. Raises as `acquire`.
+        """
+        self.admit()
+        node, timeout = self._node, self._node.settings.command_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ready(is_bulk=False)
+                while node.interactive.pending or node.bulk.pending or node.strays:
+                    await node.interactive.reached()
+                    await node.bulk.reached()
+                    await self._ready(is_bulk=False)
+                    if not node.strays:
+                        return
+        except TimeoutError as error:
+            if isinstance(error, WireTimeoutError):
+                raise
+            raise WireTimeoutError(timeout, sent=False) from None
+
+    async def _ready(self, *, is_bulk: bool) -> Lane:
+        """Return a live lane that strays cannot overtake; the caller's deadline."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise misused("used from another one")
+        while True:
+            self.admit()
+            lane = self._lane(is_bulk=is_bulk)
+            if not lane.is_alive:
+                await self._node.connector.connected(is_bulk=is_bulk)
+            elif self._node.strays:
+                await self._node.strays.settled()
+            else:
+                return lane
+
+    def _is_open(self, lane: Lane) -> bool:
+        return lane.is_alive and not self._node.strays
+
+    def _lane(self, *, is_bulk: bool) -> Lane:
+        return self._node.bulk if is_bulk else self._node.interactive
+
+    def _late(self, *, is_bulk: bool) -> Exception:
+        settings, lane = self._node.settings, self._lane(is_bulk=is_bulk)
+        if not self._is_open(lane):
+            return WireTimeoutError(settings.command_timeout, sent=False)
+        return WireOverloadedError(
+            f"no room on the {lane.name} lane within {settings.command_timeout:.3f} s "
+            f"({len(lane.pending)} of {settings.max_pending} commands pending)",
+            retry_after=settings.command_timeout,
+        )
+
+
+def misused(how: object) -> LifecycleError:
+    """Return the error for a use from a loop that the lanes do not belong to."""
+    return LifecycleError(
+        f"this client belongs to another event loop: make one per loop ({how})"
+    )
