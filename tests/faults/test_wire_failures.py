@@ -387,6 +387,35 @@ async def test_undecodable_part_of_a_large_reply_is_its_callers_error_alone(serv
         assert results[1:] == ["é", "é"]
 
 
+async def test_thousands_of_undecodable_replies_are_their_callers_errors(server):
+    """In one chunk of input: no limit of the stack is met."""
+    server.execute("SET", "binary", b"\xff\xfe")
+    async with wire(
+        server.client_kwargs, command_timeout=3.0, options={"decode_responses": True}
+    ) as client:
+        await client.set("text", "é")
+        results = await all_of(client.get("binary") for _ in range(4000))
+
+        assert {type(result) for result in results} == {UnicodeDecodeError}
+        assert await client.get("text") == "é"
+        assert client.statistics().dials == 1
+
+
+async def test_undecodable_part_ahead_of_its_reply_shifts_nothing(server):
+    """The bad element arrives first, the rest of its reply in later pieces."""
+    server.execute("RPUSH", "binary", b"\xff\xfe", *[b"x" * 100_000] * 20)
+    async with wire(
+        server.client_kwargs, command_timeout=3.0, options={"decode_responses": True}
+    ) as client:
+        await client.set("text", "é")
+        calls = [client.lrange("binary", 0, -1)]
+        calls += [client.echo(f"{i}") for i in range(50)]
+        results = await all_of(calls)
+
+        assert isinstance(results[0], UnicodeDecodeError)
+        assert results[1:] == [f"{i}" for i in range(50)]
+
+
 async def test_push_listener_that_raises_does_not_end_the_lane():
     """A push is nobody's reply; neither is the listener's mistake."""
 

@@ -280,7 +280,7 @@ async def test_large_write_waits_for_an_unanswered_small_one(own_server, proxy):
 
 
 async def test_small_write_during_the_bulk_dial_does_not_land_later(own_server, proxy):
-    """The interactive lane is looked at again after the bulk lane had to be dialled."""
+    """Whichever lane it takes while the bulk lane is dialled for its key."""
     async with wire(proxy.client_kwargs) as client:
         await client.set("k", "v0")
         interactive = split(proxy)
@@ -291,11 +291,92 @@ async def test_small_write_during_the_bulk_dial_does_not_land_later(own_server, 
             await wait_until(lambda: proxy.connection_count == 2, "the bulk dial")
             interactive.stall()
             older = group.create_task(outcome(client.set("k", "v1")))
-            await proxy_holds(interactive, b"v1")
+            await asyncio.sleep(CT / 50)
             older.cancel()
 
         final = await landed(interactive, own_server, "k")
         assert newer.result() is not True or final == BIG
+
+
+async def test_transaction_that_dials_does_not_overtake_a_write_abandoned_meanwhile(
+    own_server, proxy
+):
+    """What was sent before the transaction leaves comes first, also during its dial."""
+    async with wire(proxy.client_kwargs) as client:
+        await client.set("k", "v0")
+        old = split(proxy)
+        proxy.requests.delay = CT / 10
+
+        async with asyncio.TaskGroup() as group:
+            newer = group.create_task(outcome(transaction(client, "v2")))
+            await wait_until(lambda: proxy.connection_count == 2, "it dials")
+            old.stall()
+            older = group.create_task(outcome(client.set("k", "v1")))
+            await proxy_holds(old, b"v1")
+            older.cancel()
+
+        final = await landed(old, own_server, "k")
+        assert newer.result() != [True] or final == b"v2"
+
+
+async def test_own_connection_does_not_overtake_an_abandoned_write(own_server, proxy):
+    """A connection that was taken before is held to the same rule."""
+    async with wire(proxy.client_kwargs) as client:
+        await client.set("k", "v0")
+        old = split(proxy)
+        async with client.client() as own:
+            await own.ping()
+            old.stall()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(CT / 10):
+                    await client.set("k", "v1")
+
+            newer = await outcome(own.set("k", "v2"))
+
+            final = await landed(old, own_server, "k")
+            assert newer is not True or final == b"v2"
+
+
+async def test_watching_transaction_does_not_overtake_a_stray(own_server, proxy):
+    """The same for a transaction whose connection was taken by its WATCH."""
+    async with wire(proxy.client_kwargs) as client:
+        await client.set("k", "v0")
+        old = split(proxy)
+        async with client.pipeline() as pipe:
+            await pipe.watch("other")
+            old.stall()
+            await outcome(client.set("k", "v1"))
+            pipe.multi()
+            pipe.set("k", "v2")
+
+            newer = await outcome(pipe.execute())
+
+            final = await landed(old, own_server, "k")
+            assert newer != [True] or final == b"v2"
+
+
+async def test_write_on_a_redialled_own_connection_never_lands(own_server, proxy):
+    """redis-py dials again inside of its send: that write is accounted for as well."""
+    async with wire(proxy.client_kwargs) as client:
+        await client.set("k", "v0")
+        split(proxy)
+        async with client.client() as own:
+            await own.ping()
+            split(proxy).stall()
+            await outcome(own.get("k"))  # times out: closed by redis-py
+            await eventually(client.ping, "its stray is gone")
+            proxy.requests.delay = CT / 20
+            again = proxy.requests
+            async with asyncio.TaskGroup() as group:
+                older = group.create_task(outcome(own.set("k", "v1")))
+                await proxy_holds(again, b"v1")
+                again.stall()
+                split(proxy)
+            assert isinstance(older.result(), Exception)
+
+            await eventually(lambda: client.set("k", "v2"), "the newer write is stored")
+
+            assert await landed(again, own_server, "k") == b"v2"
 
 
 async def test_kill_refused_while_a_script_runs_keeps_the_stray(own_server, proxy):

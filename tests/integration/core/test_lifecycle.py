@@ -211,12 +211,13 @@ def second_loop(server: RealServer, use: Callable) -> object:
     "use",
     [
         lambda client: client.get("k"),
+        lambda client: client.set("k", "misused"),
         lambda client: client.set("k", b"x" * 100_000),
         lambda client: client.blpop("l", 0.1),
         lambda client: client.pipeline().get("k").execute(),
         lambda client: client.pipeline(transaction=False).get("k").execute(),
     ],
-    ids=["small", "large", "blocking", "transaction", "pipeline"],
+    ids=["read", "write", "large", "blocking", "transaction", "pipeline"],
 )
 def test_use_from_a_second_loop_is_a_lifecycle_error(session_servers, use):
     """Not a hang, and not a command that is sent when the first loop goes on."""
