@@ -9,7 +9,7 @@ ready: True
 
 import anyio
 
-from mcp_crew_redis.crew import CrewRedis
+from mcp_crew_redis import CrewRedis
 
 
 async def main() -> None:

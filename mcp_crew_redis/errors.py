@@ -12,6 +12,7 @@
     │   ├── ConnectionLostError         the connection went away; nothing was executed
     │   ├── OutcomeUnknownError         sent, not answered: may or may not have happened
     │   ├── OverloadedError             a limit of ours is reached: nothing was sent
+    │   ├── RefusedError                Redis answered that it does not serve this now
     │   └── FallbackFullError           Redis is away and the local journal is full
     ├── DataError                     the data cannot be stored, read or merged
     │   ├── InvalidTtlError             a time to live out of range
@@ -49,6 +50,7 @@ __all__ = [
     "OutcomeUnknownError",
     "OverloadedError",
     "RateLimitedError",
+    "RefusedError",
     "SessionError",
     "StartTimeoutError",
     "TaskCancelledError",
@@ -147,6 +149,18 @@ class OverloadedError(UnavailableError):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(f"{message}; retry in {retry_after:.3f} s")
         self.retry_after = retry_after
+
+
+class RefusedError(UnavailableError):
+    """Redis answered that it does not serve this now; nothing was executed.
+
+    Attributes:
+        code: The server's word: LOADING, READONLY, OOM, MISCONF, BUSY, ...
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"Redis does not serve this now ({code})")
+        self.code = code
 
 
 class FallbackFullError(UnavailableError):

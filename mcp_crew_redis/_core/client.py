@@ -169,6 +169,31 @@ class PipelinedRedis(redis.asyncio.Redis):
             return await result
         return result
 
+    async def send(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """As `execute_command`, but the reply stays as it came off the wire.
+
+        Only for commands that travel on a lane; `options` are the courier's.
+        """
+        lane = self._node.interactive
+        if (
+            len(lane.pending) >= lane.limit
+            or args[0] not in self._direct
+            or (self._routing.is_active and self._routing.takes_bulk(args))
+        ):
+            self._node.admission.admit()
+            return await self._courier.deliver(args, options)
+        packed = pack_command(args)
+        if len(packed) > self._bulk_bytes:
+            return await self._courier.deliver(args, options)
+        try:
+            slot = lane.submit(packed)
+            reply = await slot
+        except Exception as error:  # noqa: BLE001 - sorted there
+            return await self._courier.recover(error, args, options)
+        if lane.large and slot in lane.large:
+            self._courier.learn(args)
+        return reply
+
     async def _execute_with_care(
         self, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:

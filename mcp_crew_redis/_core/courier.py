@@ -31,8 +31,9 @@ from mcp_crew_redis._core.wire_errors import (
 )
 from mcp_crew_redis.errors import LifecycleError, UnavailableError
 
-__all__ = ["Courier"]
+__all__ = ["REPEATABLE", "Courier"]
 
+REPEATABLE = "crew_repeatable"  # an option: sending the command twice is harmless
 FIRST_PAUSE = 0.02  # seconds before the first retry of a refused command; then doubled
 
 
@@ -172,7 +173,7 @@ class Courier:
             while True:
                 if EMPTY_RESPONSE in options and _is_answer(error):
                     return options[EMPTY_RESPONSE]
-                wait = self._wait_before_repeating(error, args, pause)
+                wait = self._wait_before_repeating(error, args, options, pause)
                 if wait is None or self._now() + wait >= deadline:
                     raise self.translate(error)
                 if not self._node.budget.withdraw():
@@ -191,11 +192,16 @@ class Courier:
         return asyncio.get_running_loop().time()
 
     def _wait_before_repeating(
-        self, error: Exception, args: Sequence[Any], pause: float
+        self,
+        error: Exception,
+        args: Sequence[Any],
+        options: dict[str, Any],
+        pause: float,
     ) -> float | None:
         """Return the seconds to wait; None if the command must not be sent again."""
         if isinstance(error, LaneLostError):
-            return 0.0 if not error.sent or is_read(args) else None
+            is_safe = not error.sent or REPEATABLE in options or is_read(args)
+            return 0.0 if is_safe else None
         if isinstance(error, UnavailableError) or not isinstance(
             error, redis_errors.RedisError
         ):

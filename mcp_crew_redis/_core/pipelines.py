@@ -67,6 +67,15 @@ class LanePipeline(Pipeline):
             self.raise_first_error(commands, replies)
         return replies
 
+    async def execute_raw(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Send `commands` on a lane; raw replies, errors in their places."""
+        replies: list[Any] = []
+        for start in range(0, len(commands), CHUNK):
+            part = commands[start : start + CHUNK]
+            chunk: list[Any] = [(tuple(args), {}) for args in part]
+            replies += await self._run(chunk, is_parsed=False)
+        return replies
+
     def _may_share(self) -> bool:
         is_alone = (
             self.is_transaction
@@ -90,7 +99,9 @@ class LanePipeline(Pipeline):
             if not exists:
                 await self._client.execute_command("SCRIPT LOAD", script.script)
 
-    async def _run(self, commands: Sequence[Any]) -> list[Any]:
+    async def _run(
+        self, commands: Sequence[Any], *, is_parsed: bool = True
+    ) -> list[Any]:
         """Submit a chunk, then collect: error replies stand in their places."""
         flights: list[tuple[Lane, Slot]] = []
         is_bulk = False
@@ -105,7 +116,7 @@ class LanePipeline(Pipeline):
                 is_bulk = is_bulk or lane.is_bulk
                 flights.append((lane, slot))
             return [
-                await self._reply(args, dict(options), flight)
+                await self._reply(args, dict(options), flight, is_parsed=is_parsed)
                 for (args, options), flight in zip(commands, flights, strict=True)
             ]
         finally:
@@ -113,7 +124,12 @@ class LanePipeline(Pipeline):
                 slot.cancel()  # abandoned: its reply is dropped when it comes
 
     async def _reply(
-        self, args: Any, options: dict[str, Any], flight: tuple[Lane, Slot]
+        self,
+        args: Any,
+        options: dict[str, Any],
+        flight: tuple[Lane, Slot],
+        *,
+        is_parsed: bool,
     ) -> Any:
         lane, slot = flight
         try:
@@ -124,6 +140,8 @@ class LanePipeline(Pipeline):
             raise self._courier.translate(error) from None
         if lane.large and slot in lane.large:
             self._courier.learn(args)
+        if not is_parsed:
+            return reply
         return await self._client.parse_reply(args, options, reply)
 
 

@@ -41,13 +41,14 @@ class Script:
         name: The file's name without its suffix.
         contract: What its header promises.
         sha: SHA-1 of the source, its name on the server.
+        source: The text.
     """
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
         self.contract: ScriptContract = parse_contract(name, source)
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-        self._source = source
+        self.source = source
 
     def __repr__(self) -> str:
         return f"<Script {self.name} {self.sha[:8]}>"
@@ -69,13 +70,21 @@ class Script:
             TypeError: The numbers of keys or arguments are not the header's; nothing
                 was sent.
         """
-        self._check("keys", self.contract.keys, len(keys))
-        self._check("arguments", self.contract.arguments, len(args))
+        self.check(keys, args)
         tail = (len(keys), *keys, *args)
         try:
             return await client.execute_command("EVALSHA", self.sha, *tail)
         except NoScriptError:
-            return await client.execute_command("EVAL", self._source, *tail)
+            return await client.execute_command("EVAL", self.source, *tail)
+
+    def check(self, keys: Sequence[object], args: Sequence[object]) -> None:
+        """Compare the numbers of keys and arguments with the header.
+
+        Raises:
+            TypeError: They differ.
+        """
+        self._check("keys", self.contract.keys, len(keys))
+        self._check("arguments", self.contract.arguments, len(args))
 
     def _check(self, kind: str, parameters: Parameters, count: int) -> None:
         if not parameters.accepts(count):

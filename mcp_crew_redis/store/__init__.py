@@ -1,0 +1,1 @@
+"""The store under every feature: typed, ordered values of tenants."""
