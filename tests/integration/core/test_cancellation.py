@@ -36,6 +36,7 @@ async def cancel_a_third(client, random: Random, offset: int) -> int:
     return good
 
 
+@pytest.mark.slow
 async def test_20_000_calls_with_a_third_cancelled_get_no_wrong_reply(server):
     """Unique values come back to their own callers on the same one connection."""
     random = Random(5)

@@ -113,6 +113,7 @@ async def test_opened_turnstile_frees_everybody():
     assert place.turnstile.heirs == 0
 
 
+@pytest.mark.slow
 async def test_many_waiters_cost_linear_time():
     """50,000 pass, and 50,000 are cancelled in random order, within a second each."""
     loop = asyncio.get_running_loop()
