@@ -87,7 +87,6 @@ async def test_learned_kind_expires(server):
         assert sent(client)[1] == before
 
 
-@pytest.mark.slow
 async def test_reads_and_writes_of_one_key_keep_their_order(server):
     """Large and small writes of one key in turn: the last one stands."""
     async with wire(server.client_kwargs, command_timeout=5.0) as client:
