@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DOCUMENTS", "ROOT", "Block", "blocks_of"]
+__all__ = ["DOCUMENTS", "ROOT", "Block", "blocks_of", "programs_of"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = [
@@ -15,6 +15,8 @@ DOCUMENTS = [
     ROOT / "evolucao_projeto.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+#: Each block goes on where the one before it ended.
+_CONTINUED = {"breaker.md"}
 _BLOCK = re.compile(
     r"^```python\n(?P<source>.*?)^```$"
     r"(?:\n+(?:Output|Saída):\n+```text\n(?P<output>.*?)^```$)?",
@@ -59,3 +61,14 @@ def blocks_of(document: Path) -> list[Block]:
         )
         for match in _BLOCK.finditer(text)
     ]
+
+
+def programs_of(document: Path) -> list[Block]:
+    """Return what of a document is to be run: each block, or all of them as one."""
+    programs = [block for block in blocks_of(document) if not block.is_dialogue]
+    if document.name not in _CONTINUED:
+        return programs
+    text = ""
+    for block in programs:  # in their lines, so that tracebacks name them
+        text += "\n" * (block.line - 1 - text.count("\n")) + block.source
+    return [Block(document=document, line=1, source=text, output=None)]

@@ -10,23 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.documents import DOCUMENTS, ROOT, blocks_of
+from tests.house.documents import DOCUMENTS, ROOT, blocks_of, programs_of
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 DIALOGUES = sorted({block.document for block in BLOCKS if block.is_dialogue})
-PROGRAMS = [block for block in BLOCKS if not block.is_dialogue]
+PROGRAMS = [block for document in DOCUMENTS for block in programs_of(document)]
 DEADLINE = 30.0  # seconds for one block
 FOLDERS = (ROOT, ROOT / "mcp_crew_redis", ROOT / "docs")
 NAMED_FILE = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|lua|toml|yaml|txt))`")
+CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)(?:#[^)\s]*)?\)")
 COMMAND = re.compile(r"`make ([a-z-]+)|^make ([a-z-]+)", re.MULTILINE)
 
 
 def run(arguments, folder):
     """Run Python on them, without the settings of whoever runs the tests."""
-    ours = ("REDIS_CREW_", "REDIS_CIRCUIT_BREAKER_")
     usual = {name: value for name, value in os.environ.items() if name[:6] != "REDIS_"}
-    assert not any(name.startswith(ours) for name in usual)
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=folder,
@@ -55,7 +54,9 @@ def test_a_block_runs_and_prints_what_is_promised(block, tmp_path):
 
     done = run([program], tmp_path)
 
-    assert (done.returncode, done.stderr) == (0, ""), str(block)
+    # Warnings of the log may stand on standard error: some blocks show failures.
+    is_clean = done.returncode == 0 and "Traceback" not in done.stderr
+    assert is_clean, f"{block}\n{done.stderr}"
     if block.output is not None:
         assert done.stdout == block.output, str(block)
 
@@ -73,12 +74,14 @@ def test_every_file_that_a_document_names_exists(document):
     """Links are taken from the document's folder, names also from the package's."""
     text = document.read_text(encoding="utf-8")
     links = [
-        name for name in LINK.findall(text) if not (document.parent / name).exists()
+        name
+        for name in LINK.findall(CODE.sub("", text))
+        if not (document.parent / name).exists()
     ]
     names = [
         name
         for name in NAMED_FILE.findall(text)
-        if not any((folder / name).exists() for folder in FOLDERS)
+        if not any((place / name).exists() for place in FOLDERS)
     ]
 
     assert (links, names) == ([], [])

@@ -10,7 +10,7 @@ from tests.house.documents import ROOT
 
 PAGE = ROOT / "docs" / "operations-events.md"
 LEVELS = ("debug", "info", "warning", "error")
-ROW = re.compile(r"^\| `([\w.]+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
+ROW = re.compile(r"^\| `([\w.]+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
 
 
 def logged():
