@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "every_server: run on each kind of server that this machine has",
         "leaks(reason): the leak guard looks away, for the reason given",
+        "key_leaks(reason): the key-leak guard looks away, for the reason given",
     ):
         config.addinivalue_line("markers", line)
 

@@ -1,0 +1,292 @@
+"""Counters that are exact although replies get lost.
+
+Every process numbers what it adds, and the server keeps the last number of each with
+the value that came of it (lua/counter_add.lua). So a batch whose reply was lost is sent
+again under its number: it is added once, and its callers get their values.
+
+No task runs here. One of the callers sends for all that wait with it; when it has its
+own value, or is cancelled, the next one takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from itertools import count
+from typing import Final
+
+from mcp_crew_redis._wire.keys import MetaKey, TenantKeys
+from mcp_crew_redis.errors import (
+    ConnectionLostError,
+    DataError,
+    InvalidTtlError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
+from mcp_crew_redis.log import get_logger
+from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.counting import (
+    Added,
+    check_amount,
+    fresh,
+    may_have_happened,
+    no_counter,
+    refusal,
+    settle_all,
+)
+from mcp_crew_redis.store.tally import MAX_BATCH, Batch, Call, Tally, shares
+from mcp_crew_redis.types import DataType
+
+__all__ = ["Counters"]
+
+log = get_logger(__name__)
+
+SCRIPT: Final = "counter_add"
+MEMORY: Final = 12 * 3_600.0
+"""Seconds that a batch may wait to be asked for again. The server forgets a writer
+after 24 h; twice as long, so that no clock can bring the two together."""
+MAX_UNCERTAIN: Final = 10_000
+"""Counters remembered only because their last batch is uncertain."""
+WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+_DONE: Final = (Added.ADDED, Added.REPEATED)
+
+
+class Counters:
+    """The counters of all tenants, as one process adds to them.
+
+    One per node and event loop. Exact for up to 64 processes that add to the same
+    counter at a time: the server remembers no more of them.
+
+    Args:
+        context: The store's parts.
+        writer_id: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique to this object: a second one
+            under the same name would be taken for a repetition of the first. A forked
+            child appends its process id.
+
+    Raises:
+        DataError: `writer_id` is not one.
+    """
+
+    def __init__(self, context: StoreContext, writer_id: str) -> None:
+        if WRITER.fullmatch(writer_id) is None:
+            raise DataError("a writer id has 1 to 64 of A-Z a-z 0-9 . _ -")
+        self._run = context.port.run
+        self._send_command = context.port.send
+        self._clock = context.clock
+        self._now_us = context.stamps.hybrid.now_us
+        self._name = writer_id
+        self._writer = writer_id
+        self._pid = os.getpid()
+        self._sequence = count(1)
+        self._tallies: dict[bytes, Tally] = {}
+        self._uncertain: dict[bytes, None] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<Counters {self._writer}: {len(self._tallies)} at work, "
+            f"{len(self._uncertain)} uncertain>"
+        )
+
+    @property
+    def uncertain_count(self) -> int:
+        """Counters whose last batch is neither known to be added nor to be lost."""
+        return len(self._uncertain)
+
+    # --- operations -------------------------------------------------------------------
+
+    async def increment(
+        self, keys: TenantKeys, identifier: str, amount: int, ttl_ms: int
+    ) -> int:
+        """Add `amount` and return the value that the counter then had.
+
+        Callers of one process that come while an increment of the same counter is
+        under way share the next one; each gets its own value, in order of arrival.
+
+        Cancellation: before its batch was sent, nothing is added; afterwards it stays
+        added. The other callers are not affected.
+
+        Args:
+            keys: The tenant's.
+            identifier: The counter's name.
+            amount: A signed 64-bit integer; 0 reads and refreshes the time to live.
+            ttl_ms: Time to live in milliseconds from this increment on.
+
+        Raises:
+            UnavailableError: Redis did not answer. Nothing was added, except after
+                OutcomeUnknownError and a timeout that had sent: then the amount may
+                have been added, and is added at last by the next increment of this
+                counter. Do not repeat it yourself.
+            DataError: No 64-bit integer, the value would leave 64 bits, or the key
+                holds something else; nothing was added.
+            ConflictError: The tenant was purged while this was under way.
+        """
+        check_amount(amount)
+        if ttl_ms < 1:
+            raise InvalidTtlError("ttl_ms must be at least 1")
+        tally = self._tally(keys, identifier)
+        call = Call(amount, ttl_ms)
+        tally.waiting[call] = None
+        try:
+            if tally.driver is not None:
+                call.wake = asyncio.get_running_loop().create_future()
+                await call.wake
+            if call.outcome is None:
+                tally.driver = call
+                await self._drive(tally, call)
+        finally:
+            call.is_gone = True
+            tally.waiting.pop(call, None)
+            if tally.driver is call:
+                self._hand_over(tally)
+        outcome = call.outcome
+        if isinstance(outcome, Exception):
+            raise outcome
+        assert outcome is not None
+        return outcome
+
+    async def read(self, keys: TenantKeys, identifier: str) -> int | None:
+        """Return the counter's value, None if there is none.
+
+        Raises:
+            UnavailableError: Redis did not answer.
+            DataError: The key holds something else.
+        """
+        key = keys.key(DataType.COUNTER, identifier)
+        value = await self._send_command("HGET", key, "v")
+        try:
+            return None if value is None else int(value)
+        except ValueError:
+            raise no_counter() from None
+
+    # --- who sends --------------------------------------------------------------------
+
+    def _tally(self, keys: TenantKeys, identifier: str) -> Tally:
+        if self._pid != os.getpid():  # a forked child: what is under way is not its own
+            self._pid = os.getpid()
+            self._writer = f"{self._name}.{self._pid}"
+            self._tallies.clear()
+            self._uncertain.clear()
+        key = keys.key(DataType.COUNTER, identifier)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally(key, keys.meta(MetaKey.FLOOR))
+        elif self._uncertain:
+            self._uncertain.pop(key, None)
+        return tally
+
+    def _hand_over(self, tally: Tally) -> None:
+        """Let the next one send; without one, keep only what is uncertain."""
+        tally.driver = heir = tally.heir()
+        if heir is not None:
+            heir.rouse()
+        elif tally.batch is None:
+            del self._tallies[tally.key]
+        else:
+            tally.batch.calls = ()
+            self._uncertain[tally.key] = None
+            if len(self._uncertain) > MAX_UNCERTAIN:
+                key = next(iter(self._uncertain))
+                del self._uncertain[key], self._tallies[key]
+                log.warning("counter.batch_abandoned", cause="too many uncertain")
+
+    async def _drive(self, tally: Tally, call: Call) -> None:
+        """Send batches until `call` has its outcome."""
+        is_shared = False
+        while call.outcome is None:
+            if self._is_too_old(tally.batch):
+                tally.batch = None
+            if tally.batch is None:
+                tally.batch = self._freeze(tally)
+            batch = tally.batch
+            try:
+                reply = await self._send(tally, batch)
+            except UnavailableError as error:
+                self._fail(tally, batch, error)
+            except Exception as error:  # noqa: BLE001 - every caller has to know it
+                tally.batch = None
+                settle_all(batch, error)
+            else:
+                tally.batch = None
+                self._settle(tally, batch, reply)
+            is_shared = is_shared or len(batch.calls) > 1
+        if is_shared:
+            # The others come back within this turn: then all of them fit into the next
+            # batch. Otherwise the first to come would be sent alone, every other time.
+            await asyncio.sleep(0)
+
+    # --- batches ----------------------------------------------------------------------
+
+    def _freeze(self, tally: Tally) -> Batch:
+        calls = tally.take()
+        ttl_ms = calls[-1].ttl_ms
+        return Batch(
+            sequence=next(self._sequence),
+            calls=calls,
+            delta=sum(call.amount for call in calls),
+            ttl_ms=ttl_ms,
+            made_us=self._now_us(),
+            expires_at=self._clock.monotonic() + min(ttl_ms / 1_000, MEMORY),
+        )
+
+    def _is_too_old(self, batch: Batch | None) -> bool:
+        """Whether to forget an uncertain batch that nobody waits for."""
+        if batch is None or any(call.is_waiting for call in batch.calls):
+            return False
+        if self._clock.monotonic() < batch.expires_at:
+            return False
+        log.warning("counter.batch_abandoned", cause="too old to ask for")
+        return True
+
+    async def _send(self, tally: Tally, batch: Batch) -> list[int | bytes]:
+        """Send a batch; one whose reply was lost is sent again, once."""
+        keys = (tally.key, tally.floor)
+        args = (self._writer, batch.sequence, batch.delta, batch.ttl_ms)
+        if not batch.is_uncertain:
+            batch.is_uncertain = True  # a cancelled await leaves it so
+            try:
+                # Not repeatable: the error then tells whether this one was sent.
+                return list(await self._run(SCRIPT, keys, (*args, 0)))
+            except OutcomeUnknownError:
+                pass
+            except UnavailableError as error:
+                batch.is_uncertain = may_have_happened(error)
+                raise
+        again = (*args, batch.made_us)
+        return list(await self._run(SCRIPT, keys, again, is_repeatable=True))
+
+    @staticmethod
+    def _settle(tally: Tally, batch: Batch, reply: list[int | bytes]) -> None:
+        status = Added(int(reply[0]))
+        if status in _DONE:
+            tally.limit = min(tally.limit * 2, MAX_BATCH)
+            after = int(reply[1])
+            for call, share in zip(
+                batch.calls, shares(batch.calls, after), strict=True
+            ):
+                call.settle(share)
+        elif status is Added.OVERFLOW and len(batch.calls) > 1:
+            tally.split(batch.calls)  # one of them is too much; the others are not
+        else:
+            settle_all(batch, refusal(status))
+
+    def _fail(self, tally: Tally, batch: Batch, error: UnavailableError) -> None:
+        """Tell everybody; nobody waits for a second timeout."""
+        unsent = error
+        if batch.is_uncertain:
+            if not may_have_happened(error):
+                unknown = OutcomeUnknownError("an increment was sent and not answered")
+                unknown.__cause__ = error
+                settle_all(batch, unknown)
+            else:
+                settle_all(batch, error)
+                unsent = ConnectionLostError("Redis did not answer; nothing was sent")
+                unsent.__cause__ = error
+        else:
+            tally.batch = None
+            settle_all(batch, error)
+        waiting, tally.waiting = tally.waiting, {}
+        for call in waiting:
+            call.settle(fresh(unsent))

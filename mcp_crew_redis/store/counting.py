@@ -1,0 +1,89 @@
+"""What an increment may be and what the server may answer to it: pure rules."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TypeVar
+
+from mcp_crew_redis.errors import (
+    ConflictError,
+    CrewRedisError,
+    DataError,
+    OperationTimeoutError,
+    OutcomeUnknownError,
+    UnavailableError,
+)
+from mcp_crew_redis.store.tally import INT64_MAX, INT64_MIN, Batch
+
+__all__ = [
+    "Added",
+    "check_amount",
+    "fresh",
+    "may_have_happened",
+    "no_counter",
+    "refusal",
+    "settle_all",
+]
+
+E = TypeVar("E", bound=Exception)
+
+
+class Added(IntEnum):
+    """What `counter_add` did, as the script numbers it."""
+
+    ADDED = 1
+    REPEATED = 2
+    OVERFLOW = 0
+    OUT_OF_ORDER = -1
+    NO_COUNTER = -2
+    PURGED = -3
+
+
+def check_amount(amount: int) -> None:
+    """Refuse what is no signed 64-bit integer.
+
+    Raises:
+        DataError: It is not.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, int):
+        raise DataError(f"a counter adds an int, not {type(amount).__name__}")
+    if not INT64_MIN <= amount <= INT64_MAX:
+        raise DataError("a counter adds a signed 64-bit integer")
+
+
+def may_have_happened(error: UnavailableError) -> bool:
+    """Whether what was sent may have been executed."""
+    return isinstance(error, OutcomeUnknownError) or (
+        isinstance(error, OperationTimeoutError) and error.sent
+    )
+
+
+def refusal(status: Added) -> CrewRedisError:
+    """Return the error for what the script refused; nothing was changed."""
+    if status is Added.OVERFLOW:
+        return DataError("the counter would leave the range of signed 64-bit integers")
+    if status is Added.PURGED:
+        return ConflictError("the tenant was purged while this increment was under way")
+    if status is Added.OUT_OF_ORDER:
+        return ConflictError("another writer counts under the same writer id")
+    return no_counter()
+
+
+def no_counter() -> DataError:
+    """Return the error for a key that holds something else."""
+    return DataError("the key holds something else than a counter")
+
+
+def fresh(error: E) -> E:
+    """Return a copy: raised by several, one error would mix up their tracebacks."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def settle_all(batch: Batch, error: Exception) -> None:
+    """Give each caller of a batch an error of its own."""
+    for call in batch.calls:
+        call.settle(fresh(error))
