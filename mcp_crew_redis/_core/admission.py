@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from mcp_crew_redis._core.breaker import CircuitBreaker
@@ -59,6 +60,18 @@ class Admission:
         if breaker.is_closed and node.is_gated and not node.strays:
             self._regate()  # the ramp is over
 
+    def settle_in(self) -> None:
+        """Belong to the running loop from the first use on.
+
+        Raises:
+            LifecycleError: The first use was in another loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise misused("used from another one")
+
     async def acquire(self, *, is_bulk: bool = False) -> Lane:
         """Return a live lane with room for one command, which must follow at once.
 
@@ -86,35 +99,51 @@ class Admission:
                 raise  # the dial's own
             raise self._late(is_bulk=is_bulk) from None
 
-    async def quiet(self) -> None:
-        """Wait until nothing sent before can still happen after what follows.
+    async def connected(self) -> None:
+        """Return when the interactive lane is connected; raises as `acquire`."""
+        self.admit()
+        async with self._in_time():
+            await self._ready(is_bulk=False)
 
-        For connections beside the lanes: no stray is left, and what the lanes hold is
-        answered. Raises as `acquire`.
+    async def quiet(self) -> None:
+        """Wait until nothing that was given up can happen after what follows.
+
+        For connections beside the lanes: no stray is left, and no lane holds a command
+        whose caller has gone. What live callers have in flight is concurrent with what
+        follows, and waits for nobody. Raises as `acquire`.
         """
         self.admit()
-        node, timeout = self._node, self._node.settings.command_timeout
+        if not self._has_abandoned():
+            return
+        async with self._in_time():
+            while self._has_abandoned():
+                if self._node.strays:
+                    await self._ready(is_bulk=False)  # a dial settles them too
+                await self._node.interactive.reached()
+                await self._node.bulk.reached()
+
+    def _has_abandoned(self) -> bool:
+        node = self._node
+        return bool(node.strays) or any(
+            slot.done()
+            for lane in (node.interactive, node.bulk)
+            for slot in lane.pending
+        )
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None, None]:
+        timeout = self._node.settings.command_timeout
         try:
             async with asyncio.timeout(timeout):
-                await self._ready(is_bulk=False)
-                while node.interactive.pending or node.bulk.pending or node.strays:
-                    await node.interactive.reached()
-                    await node.bulk.reached()
-                    await self._ready(is_bulk=False)
-                    if not node.strays:
-                        return
+                yield
         except TimeoutError as error:
             if isinstance(error, WireTimeoutError):
-                raise
+                raise  # the dial's own
             raise WireTimeoutError(timeout, sent=False) from None
 
     async def _ready(self, *, is_bulk: bool) -> Lane:
         """Return a live lane that strays cannot overtake; the caller's deadline."""
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise misused("used from another one")
+        self.settle_in()
         while True:
             self.admit()
             lane = self._lane(is_bulk=is_bulk)

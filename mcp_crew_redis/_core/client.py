@@ -82,7 +82,7 @@ class PipelinedRedis(redis.asyncio.Redis):
                 settings, pool.connection_class, pool.connection_kwargs
             )
             dedicated.node = Node(
-                dedicated.make_connection,
+                dedicated.make_plain,
                 address=address_of(pool.connection_kwargs),
                 settings=settings,
                 breaker=breaker or BreakerSettings(),

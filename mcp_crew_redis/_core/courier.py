@@ -56,6 +56,7 @@ class Courier:
         self._pool = pool
         self._encoder = encoder
         self._decodes = bool(encoder.decode_responses)
+        self.bulk_bytes = node.settings.bulk_bytes
         self.is_utf8 = encoder.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
 
     # --- lanes ----------------------------------------------------------------------

@@ -10,7 +10,13 @@ from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 
 from mcp_crew_redis._core.dialling import explain
 from mcp_crew_redis._core.node import Node
-from mcp_crew_redis._core.seam import crew_connection_class, never_retry
+from mcp_crew_redis._core.seam import (
+    close_quietly,
+    crew_connection_class,
+    dialled,
+    is_stale,
+    never_retry,
+)
 from mcp_crew_redis._core.wire_errors import WireOverloadedError
 from mcp_crew_redis._core.wire_settings import WireSettings
 
@@ -43,10 +49,15 @@ class DedicatedPool(BlockingConnectionPool):
         )
         self._settings = settings
 
+    def make_plain(self) -> Any:
+        """Make a connection for a lane: it settles the strays itself."""
+        return super().make_connection()
+
     def make_connection(self) -> Any:
-        """Make a connection that reports to the node when it ends owing a reply."""
-        connection: Any = super().make_connection()
+        """Make a connection that waits for strays, and is reported as one if it is."""
+        connection = self.make_plain()
         connection.on_stray = self.node.give_up
+        connection.before_send = self.node.admission.quiet
         return connection
 
     async def get_connection(
@@ -55,19 +66,23 @@ class DedicatedPool(BlockingConnectionPool):
         *keys: object,  # noqa: ARG002
         **options: object,  # noqa: ARG002
     ) -> AbstractConnection:
-        """Take a connection: admitted by the circuit, after all that was sent before.
+        """Take a connection, if the circuit admits.
 
         Raises:
             UnavailableError: As `Admission.acquire`; OverloadedError if none is free.
         """
-        await self.node.admission.quiet()
-        connection: Any = await self._take()
-        try:
-            while self.node.strays:  # more may have come during the dial
-                await self.node.admission.quiet()
-        except BaseException:
-            await asyncio.shield(self.release(connection))
-            raise
+        self.node.admission.admit()
+        self.node.admission.settle_in()
+        connection = await self._take()
+        if is_stale(connection):  # closed by the server while nobody used it
+            close_quietly(connection)
+            try:
+                await dialled(connection)
+            except BaseException as error:
+                await self.put_back(connection)
+                if isinstance(error, Exception):
+                    raise self._failed(error) from error
+                raise
         return cast(AbstractConnection, connection)
 
     async def _take(self) -> Any:

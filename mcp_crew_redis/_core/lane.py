@@ -9,6 +9,7 @@ future and is dropped, so nobody ever gets the reply of somebody else.
 from __future__ import annotations
 
 import asyncio
+from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -90,7 +91,7 @@ class Lane(asyncio.Protocol):
         Raises:
             ConnectionError: The connection ended meanwhile.
         """
-        loop = asyncio.get_running_loop()
+        self._loop = loop = get_running_loop()
         self._new_slot: Callable[[], Slot] = partial(asyncio.Future, loop=loop)
         self._call_soon = loop.call_soon
         self._handover = handover = connect(self)
@@ -138,7 +139,13 @@ class Lane(asyncio.Protocol):
     # --- sending ------------------------------------------------------------------
 
     def submit(self, packed: bytes) -> Slot:
-        """Append one packed command; the caller has made sure that there is room."""
+        """Append one packed command; the caller has made sure that there is room.
+
+        Raises:
+            RuntimeError: Called from another event loop; nothing was sent.
+        """
+        if get_running_loop() is not self._loop:
+            raise RuntimeError("used from another one")
         slot = self._new_slot()
         self.pending.append(slot)
         buffer = self.buffer

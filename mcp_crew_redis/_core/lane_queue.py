@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 
 __all__ = ["Barriers", "Turnstile"]
@@ -24,7 +25,8 @@ class Turnstile:
         self._space = space
         self._changed = changed
         self._burst = burst
-        self.waiters: dict[asyncio.Future[bool], None] = {}  # in the order they came
+        # In the order they came; removed from anywhere and from the front in O(1).
+        self.waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         self.heirs = 0  # woken callers who have not submitted yet
 
     @property
@@ -59,8 +61,7 @@ class Turnstile:
     def wake(self) -> None:
         """Give free places to the longest waiting."""
         while self.waiters and self.heirs < self._burst and self._space() > self.heirs:
-            waiter = next(iter(self.waiters))
-            del self.waiters[waiter]
+            waiter, _ = self.waiters.popitem(last=False)
             if not waiter.done():
                 self.heirs += 1
                 waiter.set_result(True)
@@ -68,7 +69,8 @@ class Turnstile:
 
     def open(self) -> None:
         """Let everybody go: the lane has ended, and each will see it."""
-        waiters, self.waiters = self.waiters, {}
+        waiters = tuple(self.waiters)
+        self.waiters.clear()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(False)

@@ -105,7 +105,7 @@ class Node:
 
     async def connect(self) -> Greeting:
         """Make the first connection now, so that its errors show here."""
-        await self.admission.quiet()
+        await self.admission.connected()
         assert self.greeting is not None
         return self.greeting
 

@@ -12,9 +12,12 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from mcp_crew_redis._core.commands import SHARED, CommandClass, classify, refuse
 from mcp_crew_redis._core.courier import Courier
 from mcp_crew_redis._core.lane import Lane, Slot
+from mcp_crew_redis.errors import LifecycleError
 
 __all__ = ["LanePipeline"]
 
+# What redis-py's own transactions put into a pipeline.
+TRANSACTION = frozenset({"MULTI", "EXEC", "DISCARD", "WATCH", "UNWATCH"})
 CHUNK = 1024  # commands submitted before the first of them is awaited
 
 
@@ -54,7 +57,12 @@ class LanePipeline(Pipeline):
             UnavailableError: The server did not answer all of it.
             LifecycleError: A command would change the state of a pooled connection.
         """
-        if not self._may_share():
+        try:
+            may_share = self._may_share()
+        except LifecycleError:
+            await self.reset()
+            raise
+        if not may_share:
             return list(await super().execute(raise_on_error))
         commands, scripts = self.command_stack, self.scripts
         self.command_stack, self.scripts = [], set()
@@ -85,6 +93,9 @@ class LanePipeline(Pipeline):
         )
         for args, _ in self.command_stack:
             if args[0] in SHARED:
+                continue
+            if args[0] in TRANSACTION:
+                is_alone = True
                 continue
             kind = classify(args)
             if kind in (CommandClass.OWN, CommandClass.REFUSED):
@@ -131,14 +142,15 @@ class LanePipeline(Pipeline):
         *,
         is_parsed: bool,
     ) -> Any:
-        lane, slot = flight
+        _, slot = flight
         try:
             reply = await slot
         except redis_errors.ResponseError as error:
             return options.get(EMPTY_RESPONSE, error)
         except Exception as error:  # noqa: BLE001 - the lane's end or a timeout
             raise self._courier.translate(error) from None
-        if lane.large and slot in lane.large:
+        # Replies are taken one by one, mostly long after the lane has seen their size.
+        if type(reply) is bytes and len(reply) > self._courier.bulk_bytes:
             self._courier.learn(args)
         if not is_parsed:
             return reply

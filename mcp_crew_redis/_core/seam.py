@@ -8,7 +8,7 @@ public name: `tests/integration/core/test_seam.py` fails loudly if one of these 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "crew_connection_class",
     "dialled",
     "hand_over",
+    "is_stale",
     "never_retry",
     "parse_info",
 ]
@@ -53,6 +54,7 @@ class _Accountable:
     hello: Mapping[bytes, Any] | None = None
     introduction: list[Any] | None = None  # replies to INTRODUCTION
     on_stray: Callable[[int | None, str], None] | None = None
+    before_send: Callable[[], Awaitable[None]] | None = None
     run_id = ""
     _own_id: int | None = None
     _owed = 0
@@ -61,7 +63,7 @@ class _Accountable:
     async def on_connect_check_health(self, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
         """Shake hands as redis-py does, then learn whom we are talking to."""
         self.hello, self.introduction, self.run_id, self._own_id = None, None, "", None
-        self._owed, self._is_greeting = 0, True
+        due, self._is_greeting = self._owed, True  # of a command that is dialling
         try:
             await super().on_connect_check_health(check_health=check_health)  # type: ignore[misc] # mixin
             self.introduction = await self.ask(*INTRODUCTION)
@@ -70,14 +72,14 @@ class _Accountable:
                 self._own_id = own_id if isinstance(own_id, int) else None
         finally:
             self._is_greeting = False
-            self._owed = 0
+            self._owed = due
         info = self.introduction[0]
         if isinstance(info, bytes):
             self.run_id = parse_info(info).get("run_id", "")
 
     async def ask(self, *commands: tuple[str | int, ...]) -> list[Any]:
         """Send `commands` in one write; error replies are returned, not raised."""
-        await self.send_packed_command(self.pack_commands(commands), check_health=False)  # type: ignore[attr-defined] # mixin
+        await self.send_packed_command(self.pack_commands(commands), check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:
@@ -96,6 +98,12 @@ class _Accountable:
         """Send one command, and count it."""
         self._owed += 1
         await super().send_command(*args, **kwargs)  # type: ignore[misc] # mixin
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        """Send, but not before what was sent elsewhere can no longer overtake it."""
+        if self.before_send is not None and not self._is_greeting:
+            await self.before_send()
+        await super().send_packed_command(*args, **kwargs)  # type: ignore[misc] # mixin
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         """Read one reply; what redis-py raises for a lost one is said in our words."""
@@ -257,6 +265,14 @@ def hand_over(connection: AbstractConnection, lane: asyncio.Protocol) -> Handove
     connection._reader = connection._writer = None  # noqa: SLF001
     client_id = getattr(connection, "client_id", None)
     return Handover(transport, writer, leftover, client_id)
+
+
+def is_stale(connection: AbstractConnection) -> bool:
+    """Whether the other side has closed a connection that looks alive to redis-py."""
+    reader, writer = connection._reader, connection._writer  # noqa: SLF001
+    if reader is None or writer is None:
+        return False  # redis-py connects it at the first use
+    return reader.at_eof() or writer.transport.is_closing()
 
 
 def close_quietly(connection: AbstractConnection) -> None:

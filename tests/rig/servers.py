@@ -149,7 +149,10 @@ class RealServer:
         self.version = str(info.get("valkey_version") or info["redis_version"])
 
     def _arguments(self) -> list[str]:
-        cluster = ["--cluster-enabled", "yes"] if self.is_cluster else []
+        cluster = []
+        if self.is_cluster:  # its bus would listen on port 10000, once on a machine
+            bus = str(_free_port())
+            cluster = ["--cluster-enabled", "yes", "--cluster-port", bus]
         return [
             *("--port", str(self.tcp_port or 0), "--bind", "127.0.0.1"),
             *("--unixsocket", self.unix_socket, "--unixsocketperm", "700"),
