@@ -74,16 +74,24 @@ class DedicatedPool(BlockingConnectionPool):
         self.node.admission.admit()
         self.node.admission.settle_in()
         connection = await self._take()
-        if is_stale(connection):  # closed by the server while nobody used it
-            close_quietly(connection)
-            try:
-                await dialled(connection)
-            except BaseException as error:
-                await self.put_back(connection)
-                if isinstance(error, Exception):
-                    raise self._failed(error) from error
-                raise
+        try:
+            await self._refresh(connection)
+        except BaseException:
+            await self.put_back(connection)
+            raise
         return cast(AbstractConnection, connection)
+
+    async def _refresh(self, connection: Any) -> None:
+        """Dial again what the server has closed while nobody used it."""
+        for _ in range(2):  # the loop polls once in between, and tells of a close
+            await asyncio.sleep(0)
+        if not is_stale(connection):
+            return
+        close_quietly(connection)
+        try:
+            await dialled(connection)
+        except Exception as error:
+            raise self._failed(error) from error
 
     async def _take(self) -> Any:
         self.node.connector.check_pace(is_final=True)

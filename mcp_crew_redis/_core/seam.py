@@ -8,7 +8,8 @@ public name: `tests/integration/core/test_seam.py` fails loudly if one of these 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,15 +104,30 @@ class _Accountable:
         """Send, but not before what was sent elsewhere can no longer overtake it."""
         if self.before_send is not None and not self._is_greeting:
             await self.before_send()
-        await super().send_packed_command(*args, **kwargs)  # type: ignore[misc] # mixin
+        with self._our_words():
+            await super().send_packed_command(*args, **kwargs)  # type: ignore[misc] # mixin
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Read one reply; what redis-py raises for a lost one is said in our words."""
+        """Read one reply."""
+        with self._our_words():
+            try:
+                reply = await super().read_response(*args, **kwargs)  # type: ignore[misc] # mixin
+            except redis_errors.ResponseError:
+                self._owed = max(0, self._owed - 1)
+                raise
+        self._owed = max(0, self._owed - 1)
+        if self._is_greeting and isinstance(reply, dict) and self.hello is None:
+            self.hello = {
+                key.encode() if isinstance(key, str) else key: value
+                for key, value in reply.items()
+            }
+        return reply
+
+    @contextmanager
+    def _our_words(self) -> Iterator[None]:
+        """Say what redis-py raises for a lost reply in our words; not for a dial."""
         try:
-            reply = await super().read_response(*args, **kwargs)  # type: ignore[misc] # mixin
-        except redis_errors.ResponseError:
-            self._owed = max(0, self._owed - 1)
-            raise
+            yield
         except redis_errors.TimeoutError:
             if self._is_greeting:
                 raise
@@ -120,13 +136,6 @@ class _Accountable:
             if self._is_greeting or type(error) is not redis_errors.ConnectionError:
                 raise
             raise WireOutcomeUnknownError(LOST) from error
-        self._owed = max(0, self._owed - 1)
-        if self._is_greeting and isinstance(reply, dict) and self.hello is None:
-            self.hello = {
-                key.encode() if isinstance(key, str) else key: value
-                for key, value in reply.items()
-            }
-        return reply
 
     @property
     def client_id(self) -> int | None:
