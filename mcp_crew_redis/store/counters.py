@@ -35,7 +35,7 @@ from mcp_crew_redis.store.counting import (
     refusal,
     settle_all,
 )
-from mcp_crew_redis.store.tally import MAX_BATCH, Batch, Call, Tally, shares
+from mcp_crew_redis.store.tally import MAX_BATCH, NOBODY, Batch, Call, Tally, shares
 from mcp_crew_redis.types import DataType
 
 __all__ = ["Counters"]
@@ -140,7 +140,7 @@ class Counters:
             call.is_gone = True
             tally.waiting.pop(call, None)
             if tally.driver is call:
-                self._hand_over(tally)
+                self._leave(tally)
         outcome = call.outcome
         if isinstance(outcome, Exception):
             raise outcome
@@ -177,13 +177,26 @@ class Counters:
             self._uncertain.pop(key, None)
         return tally
 
+    def _leave(self, tally: Tally) -> None:
+        """Hand over; after a shared batch, when those that it served had their turn.
+
+        They often come back at once: then all of them fit into the next batch.
+        Otherwise the first to come would be sent alone, every other time.
+        """
+        if not tally.is_shared:
+            self._hand_over(tally)
+            return
+        tally.is_shared = False
+        tally.driver = NOBODY
+        asyncio.get_running_loop().call_soon(self._hand_over, tally)
+
     def _hand_over(self, tally: Tally) -> None:
         """Let the next one send; without one, keep only what is uncertain."""
         tally.driver = heir = tally.heir()
         if heir is not None:
             heir.rouse()
         elif tally.batch is None:
-            del self._tallies[tally.key]
+            self._tallies.pop(tally.key, None)
         else:
             tally.batch.calls = ()
             self._uncertain[tally.key] = None
@@ -194,7 +207,6 @@ class Counters:
 
     async def _drive(self, tally: Tally, call: Call) -> None:
         """Send batches until `call` has its outcome."""
-        is_shared = False
         while call.outcome is None:
             if self._is_too_old(tally.batch):
                 tally.batch = None
@@ -211,11 +223,7 @@ class Counters:
             else:
                 tally.batch = None
                 self._settle(tally, batch, reply)
-            is_shared = is_shared or len(batch.calls) > 1
-        if is_shared:
-            # The others come back within this turn: then all of them fit into the next
-            # batch. Otherwise the first to come would be sent alone, every other time.
-            await asyncio.sleep(0)
+            tally.is_shared = tally.is_shared or len(batch.calls) > 1
 
     # --- batches ----------------------------------------------------------------------
 

@@ -11,8 +11,18 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Final
 
-__all__ = ["INT64_MAX", "INT64_MIN", "MAX_BATCH", "Batch", "Call", "Tally", "shares"]
+__all__ = [
+    "INT64_MAX",
+    "INT64_MIN",
+    "MAX_BATCH",
+    "NOBODY",
+    "Batch",
+    "Call",
+    "Tally",
+    "shares",
+]
 
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
@@ -57,6 +67,10 @@ class Call:
             self.wake.set_result(None)
 
 
+NOBODY: Final = Call(0, 1)
+"""The driver of a counter between two batches."""
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Batch:
     """A frozen sum of increments.
@@ -90,6 +104,7 @@ class Tally:
         waiting: Callers in no batch, in order of arrival.
         driver: The caller that sends, if any.
         batch: What is under way or uncertain.
+        is_shared: The driver has served others with it.
         limit: Callers that the next batch may hold.
     """
 
@@ -98,6 +113,7 @@ class Tally:
     waiting: dict[Call, None] = field(default_factory=dict)
     driver: Call | None = None
     batch: Batch | None = None
+    is_shared: bool = False
     limit: int = MAX_BATCH
 
     def take(self) -> list[Call]:
