@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from mcp_crew_redis._core.owner import TaskOwner
@@ -22,6 +23,10 @@ MAX_AGE: Final = 30.0
 _MICROSECONDS: Final = 1_000_000
 
 
+def _ignore(_stamp: int) -> None:
+    """Nobody wants to know."""
+
+
 class StampSource:
     """Gives stamps that order writes, and follows every stamp that is read.
 
@@ -36,12 +41,16 @@ class StampSource:
     Attributes:
         hybrid: The clock itself.
         is_ready: Whether the server's clock has been measured.
+        on_refresh: Called with a stamp when a new measurement is due, at most every
+            `MAX_AGE` seconds or with a new connection.
     """
 
     def __init__(self, port: Port, clock: Clock) -> None:
         self.hybrid = HybridClock(clock)
         self.is_ready = False
+        self.on_refresh: Callable[[int], None] = _ignore
         self._port = port
+        self._node = port.client.node
         self._clock = clock
         self._due = 0  # the stamp from which on the measurement is old
         self._seen = 0  # the newest stamp read before the first measurement
@@ -69,7 +78,7 @@ class StampSource:
     def stamp(self) -> int:
         """Return a stamp newer than all given and followed; `ready()` has returned."""
         stamp = self.hybrid.stamp()
-        if stamp >= self._due or self._port.client.greeting is not self._greeting:
+        if stamp >= self._due or self._node.greeting is not self._greeting:
             self._refresh(stamp)
         return stamp
 
@@ -105,6 +114,7 @@ class StampSource:
     # --- measuring --------------------------------------------------------------------
 
     def _refresh(self, stamp: int) -> None:
+        self.on_refresh(stamp)
         # Whatever becomes of it, the next one is not before MAX_AGE has passed again.
         self._schedule(stamp)
         if not self._owner:
@@ -130,7 +140,7 @@ class StampSource:
 
     def _schedule(self, now_us: int) -> None:
         self._due = now_us + round(MAX_AGE * _MICROSECONDS)
-        self._greeting = self._port.client.greeting
+        self._greeting = self._node.greeting
 
     async def aclose(self) -> None:
         """End a measurement that is under way. Idempotent."""

@@ -1,0 +1,51 @@
+-- Leave a tombstone under each key unless it holds something newer; atomic, one slot.
+-- Headers are those of _wire/header.py. A key without one counts as absent, and gets
+-- the tombstone too: a write that is older and still on its way must find it. Every
+-- key is read before the first is written, so an error leaves all as they were.
+-- KEYS[1+] keys       the values' keys, a bounded number
+-- ARGV[1] tombstone   a header with its flag set, the same for every key
+-- ARGV[2] ttl_ms      how long tombstones are kept, in milliseconds, over 0
+-- ARGV[3] now_ms      Unix milliseconds: values that have expired are not live
+-- Returns {outcome, stamp, was_live} for each key, flat: 1 deleted, 0 a newer one
+-- stands, 2 this tombstone stood already, 3 something else stands under its stamp;
+-- the stamp that stands now; 1 if a live value stood there before
+-- Expiry: PX ARGV[2] with each write
+local stamp = struct.unpack('>I8', ARGV[1], 3)
+local now_ms = tonumber(ARGV[3])
+local headers = {}
+for i = 1, #KEYS do
+  local key = KEYS[i]
+  local held = redis.call('GETRANGE', key, 0, 15)
+  local is_ours = #held == 16 and string.byte(held, 1) == 0xC7
+  if is_ours and string.byte(held, 2) >= 0x20 then
+    return redis.error_reply('NEWERFORMAT the value was written by a newer release')
+  end
+  headers[i] = is_ours and held
+end
+local answer = {}
+for i = 1, #KEYS do
+  local key = KEYS[i]
+  local held = headers[i]
+  local held_stamp, was_live = -1, 0
+  if held then
+    held_stamp = struct.unpack('>I8', held, 3)
+    local expires_at = struct.unpack('>I6', held, 11)
+    local is_over = expires_at > 0 and expires_at <= now_ms
+    if string.byte(held, 2) % 2 == 0 and not is_over then
+      was_live = 1
+    end
+  end
+  local outcome = 1
+  if held_stamp > stamp then
+    outcome = 0
+  elseif held_stamp == stamp then
+    outcome = held == ARGV[1] and 2 or 3
+  else
+    redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
+    held_stamp = stamp
+  end
+  answer[#answer + 1] = outcome
+  answer[#answer + 1] = held_stamp
+  answer[#answer + 1] = was_live
+end
+return answer

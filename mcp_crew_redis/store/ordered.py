@@ -1,0 +1,95 @@
+"""Ordered writes: the newest stamp stands, whoever arrives last."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from mcp_crew_redis._core.scripts import NewerOutcome
+from mcp_crew_redis._wire.header import MAX_STAMP
+from mcp_crew_redis.errors import ConflictError
+from mcp_crew_redis.store.context import StoreContext
+
+__all__ = ["ABSENT", "DUPLICATE", "FOREIGN", "MAX_TRIES", "REFUSED", "Order"]
+
+REFUSED: Final = frozenset({int(NewerOutcome.NEWER_STANDS), int(NewerOutcome.CONFLICT)})
+"""Outcomes of a script that has written nothing, because of somebody else's stamp."""
+DUPLICATE: Final = int(NewerOutcome.DUPLICATE)
+ABSENT: Final = 4
+"""expire_newer: there is no live value."""
+FOREIGN: Final = 5
+"""expire_newer: the key holds nothing of ours."""
+
+MAX_TRIES: Final = 10
+DAY_US: Final = 86_400_000_000
+_MAX_NOTED: Final = 65_536  # tenants; about 8 MB
+
+Answer = TypeVar("Answer")
+
+
+class Order:
+    """The stamps of one store's writes, and what must precede the first of them.
+
+    Attributes:
+        noted: Tenants that may be written for at once: the clock is measured and the
+            registry knows them.
+    """
+
+    __slots__ = ("_day", "_registry", "_stamps", "noted", "stamp")
+
+    def __init__(self, context: StoreContext) -> None:
+        self.noted: set[str] = set()
+        self.stamp = context.stamps.stamp
+        self._stamps = context.stamps
+        self._registry = context.registry
+        self._day = 0
+        context.stamps.on_refresh = self._new_day
+
+    async def prepare(self, tenant_id: str) -> None:
+        """Do what must precede the first write for a tenant.
+
+        Raises:
+            UnavailableError: Redis did not answer; nothing was written.
+        """
+        if not self._stamps.is_ready:
+            await self._stamps.ready()
+        if self._registry is not None:
+            await self._registry.note(tenant_id)
+        if len(self.noted) >= _MAX_NOTED:
+            self.noted.clear()
+        self.noted.add(tenant_id)
+
+    def _new_day(self, stamp: int) -> None:
+        # The registry keeps the last day on which a tenant was seen.
+        if (day := stamp // DAY_US) != self._day:
+            self._day = day
+            self.noted.clear()
+
+    async def insist(
+        self, send: Callable[[int], Awaitable[tuple[int, int, Answer]]], stands: int
+    ) -> Answer:
+        """Write again above what stands, until it is stored.
+
+        The caller is alive and has just been refused: its write is the later one. Each
+        try reaches further above, four times as far, so that a writer whose clock is
+        ahead and who never pauses cannot keep everybody else out.
+
+        Args:
+            send: Sends with the stamp it is given and returns whether that was refused
+                (an outcome of `REFUSED`), the stamp that stands, and the answer.
+            stands: The stamp that stood in the way.
+
+        Raises:
+            ConflictError: Refused time after time.
+            UnavailableError: Redis did not answer.
+        """
+        for attempt in range(MAX_TRIES):
+            if stands >= MAX_STAMP - 4**MAX_TRIES:
+                break
+            stamp = self._stamps.above(stands + 4**attempt - 1)
+            outcome, stands, answer = await send(stamp)
+            if outcome not in REFUSED:
+                return answer
+        raise ConflictError(
+            f"somebody else's newer write stood in the way {MAX_TRIES} times"
+        )

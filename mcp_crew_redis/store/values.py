@@ -1,0 +1,239 @@
+"""One value at a time: set, get, delete and what is asked about it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from mcp_crew_redis._wire.header import (
+    HEADER_BYTES,
+    MAX_EXPIRES_AT_MS,
+    Sealed,
+    seal,
+    unseal,
+)
+from mcp_crew_redis._wire.keys import TenantKeys
+from mcp_crew_redis._wire.ttl import ttl_ms
+from mcp_crew_redis.errors import CodecError, DataError, ValueTooLargeError
+from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.entry import Entry
+from mcp_crew_redis.store.gate import Gate
+from mcp_crew_redis.store.graves import Graves
+from mcp_crew_redis.store.kinds import KEYED_TYPES, VALUE_TYPES, is_plain, refused
+from mcp_crew_redis.store.ordered import ABSENT, FOREIGN, REFUSED, Order
+from mcp_crew_redis.types import DataType, DeleteOutcome, WriteOutcome
+
+__all__ = ["Values"]
+
+STORED: Final = WriteOutcome.STORED
+_LAST_OF_HEADER: Final = HEADER_BYTES - 1
+
+
+class Values:
+    """Operations on one value of one tenant.
+
+    Positional, because every one of them is called through a facade.
+
+    Args:
+        context: The store's parts.
+        gate: The way to Redis.
+        order: The stamps.
+    """
+
+    def __init__(self, context: StoreContext, gate: Gate, order: Order) -> None:
+        self._order = order
+        self._noted = order.noted
+        self._stamps = context.stamps
+        self._read, self._write = gate.read, gate.write
+        self._read_script, self._write_plain = gate.read_script, gate.write_plain
+        self._graves = Graves(context, gate, order)
+        self._encode, self.decoded = context.codec.encode, context.codec.decode
+        self._policy_ms = context.ttl.milliseconds
+        self._max_bytes = context.max_value_bytes
+        self._max_payload = context.max_value_bytes - HEADER_BYTES
+
+    # --- reading ----------------------------------------------------------------------
+
+    async def get(
+        self,
+        keys: TenantKeys,
+        data_type: DataType,
+        identifier: str,
+        into: Any,
+        default: object,
+    ) -> Any:
+        """Return the value, or `default` when there is none."""
+        if data_type not in VALUE_TYPES:
+            raise refused(data_type)
+        data = await self._read("GET", keys.key(data_type, identifier))
+        if data is None:
+            return default
+        sealed = self.opened(data)
+        return default if sealed is None else self.decoded(sealed.payload, into)
+
+    async def get_entry(
+        self, keys: TenantKeys, data_type: DataType, identifier: str, into: Any
+    ) -> Entry[Any] | None:
+        """Return the value with its age and origin, None when there is none."""
+        is_plain(data_type)
+        data = await self._read("GET", keys.key(data_type, identifier))
+        sealed = None if data is None else self.opened(data)
+        if sealed is None:
+            return None
+        if not self._stamps.is_ready:
+            await self._stamps.ready()  # for the age
+        expires = sealed.expires_at_ms
+        return Entry(
+            value=self.decoded(sealed.payload, into),
+            source="redis",
+            age=max(0, self._stamps.hybrid.now_us() - sealed.stamp) / 1e6,
+            is_stale=False,
+            stamp=sealed.stamp,
+            expires_at=None if expires is None else expires / 1e3,
+        )
+
+    async def exists(
+        self, keys: TenantKeys, data_type: DataType, identifier: str
+    ) -> bool:
+        """Return whether there is a value; only its header travels."""
+        key = self._key(keys, data_type, identifier)
+        if data_type not in VALUE_TYPES:
+            return bool(await self._read("EXISTS", key))
+        header = await self._read("GETRANGE", key, 0, _LAST_OF_HEADER)
+        return header != b"" and self.opened(header) is not None
+
+    async def ttl(
+        self, keys: TenantKeys, data_type: DataType, identifier: str
+    ) -> float | None:
+        """Return the seconds left, None when there is no value."""
+        key = self._key(keys, data_type, identifier)
+        if data_type not in VALUE_TYPES:
+            left_ms = await self._read("PTTL", key)
+        else:
+            header, left_ms = await self._read_script("read_ttl", (key,))
+            if header == b"" or self.opened(header) is None:
+                return None
+        if left_ms == -1:  # not our doing: all we write expires
+            return math.inf
+        return None if left_ms < 0 else left_ms / 1e3
+
+    def opened(self, data: bytes) -> Sealed | None:
+        """Take stored bytes apart; None for what counts as absent.
+
+        Raises:
+            CodecError: The bytes are not ours, or of a newer release.
+        """
+        sealed = unseal(data)
+        self._stamps.follow(sealed.stamp)
+        if sealed.is_tombstone or self._stamps.has_passed(sealed.expires_at_ms):
+            return None
+        return sealed
+
+    # --- writing ----------------------------------------------------------------------
+
+    async def set(
+        self,
+        keys: TenantKeys,
+        data_type: DataType,
+        identifier: str,
+        value: object,
+        ttl: float | None,
+        kind: str | None,
+    ) -> WriteOutcome:
+        """Store a value; everything is checked before anything is sent."""
+        if data_type not in VALUE_TYPES:
+            raise refused(data_type)
+        key = keys.key(data_type, identifier)
+        lives_ms = self.lifetime_ms(data_type, ttl, kind)
+        payload = self.encoded(value)
+        if keys.tenant_id not in self._noted:
+            await self._order.prepare(keys.tenant_id)
+        stamp = self._stamps.stamp()
+        sealed = self.sealed(stamp, payload, lives_ms)
+        if VALUE_TYPES[data_type]:
+            await self._write_plain(
+                "SET", key, sealed, "PX", lives_ms, is_repeatable=True
+            )
+            return STORED
+        outcome, stands = await self._write("set_newer", (key,), (sealed, lives_ms))
+        if outcome not in REFUSED:
+            return STORED
+
+        async def again(stamp: int) -> tuple[int, int, None]:
+            args = (self.sealed(stamp, payload, lives_ms), lives_ms)
+            outcome, stands = await self._write("set_newer", (key,), args)
+            return outcome, stands, None
+
+        await self._order.insist(again, stands)
+        return STORED
+
+    async def delete(
+        self, keys: TenantKeys, data_type: DataType, identifier: str
+    ) -> DeleteOutcome:
+        """Delete a value; a synchronised one leaves a tombstone."""
+        key = self._key(keys, data_type, identifier)
+        if VALUE_TYPES.get(data_type, True):
+            was_live = await self._write_plain("UNLINK", key)
+        else:
+            await self.prepared(keys)
+            was_live = bool(await self._graves.bury((key,)))
+        return DeleteOutcome.DELETED if was_live else DeleteOutcome.ABSENT
+
+    async def expire(
+        self, keys: TenantKeys, data_type: DataType, identifier: str, ttl: float
+    ) -> bool:
+        """Give a live value another time to live; False when there is none."""
+        key = self._key(keys, data_type, identifier)
+        lives_ms = ttl_ms(ttl)
+        if data_type not in VALUE_TYPES:
+            command = ("PEXPIRE", key, lives_ms)
+            return bool(await self._write_plain(*command, is_repeatable=True))
+        await self.prepared(keys)
+
+        async def once(stamp: int) -> tuple[int, int, int]:
+            header = self.sealed(stamp, b"", lives_ms)
+            args = (header, lives_ms, self._stamps.hybrid.now_ms())
+            outcome, stands = await self._write("expire_newer", (key,), args)
+            return outcome, stands, outcome
+
+        outcome, stands, _ = await once(self._order.stamp())
+        if outcome in REFUSED:
+            outcome = await self._order.insist(once, stands)
+        if outcome == FOREIGN:
+            raise CodecError("not a value of this layer stands under the key")
+        return outcome != ABSENT
+
+    # --- shared with the batches ------------------------------------------------------
+
+    def lifetime_ms(
+        self, data_type: DataType, ttl: float | None, kind: str | None
+    ) -> int:
+        """Return milliseconds by the policy; an explicit `ttl` wins."""
+        if kind is not None and not isinstance(kind, str):
+            raise DataError(f"a kind is a str, not {type(kind).__name__}")
+        if kind is not None and ttl is not None:
+            self._policy_ms(data_type, kind=kind)  # unused, but it must exist
+        return self._policy_ms(data_type, kind=kind, ttl=ttl)
+
+    def encoded(self, value: object) -> bytes:
+        """Return the payload, within the size that a value may have."""
+        payload = self._encode(value)
+        if len(payload) > self._max_payload:
+            raise ValueTooLargeError(len(payload) + HEADER_BYTES, self._max_bytes)
+        return payload
+
+    def sealed(self, stamp: int, payload: bytes, lives_ms: int) -> bytes:
+        """Return header and payload."""
+        expires_at_ms = min(stamp // 1_000 + lives_ms, MAX_EXPIRES_AT_MS)
+        return seal(stamp, payload, expires_at_ms, max_bytes=self._max_bytes)
+
+    async def prepared(self, keys: TenantKeys) -> None:
+        """Do what must precede the first write for a tenant."""
+        if keys.tenant_id not in self._noted:
+            await self._order.prepare(keys.tenant_id)
+
+    @staticmethod
+    def _key(keys: TenantKeys, data_type: DataType, identifier: str) -> bytes:
+        if data_type not in KEYED_TYPES:
+            raise refused(data_type)
+        return keys.key(data_type, identifier)
