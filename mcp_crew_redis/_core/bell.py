@@ -103,7 +103,7 @@ class Bell:
         return registration
 
     def left(self, registration: Registration) -> None:
-        """Forget a closed registration; its prefix goes with the next PING."""
+        """Forget a closed registration; its prefix goes at the next PONG."""
         self._table.remove(registration)
         if registration.is_watched_closely:
             self.pace_changed()

@@ -36,6 +36,7 @@ class Ticker:
 
     def add(self, registration: Registration) -> None:
         """Tick this one too, fast at first."""
+        registration.tick_delay = FASTEST
         self._push(registration, self._clock.monotonic() + FASTEST)
         self._wake()
 
@@ -52,7 +53,7 @@ class Ticker:
         until = self._clock.monotonic() + seconds
         self._queue.clear()
         for registration in registrations:
-            delay = registration.tick_delay or FASTEST
+            delay = max(FASTEST, registration.tick_delay)
             self._push(registration, self._clock.monotonic() + delay)
         try:
             while (now := self._clock.monotonic()) < until:
@@ -71,7 +72,7 @@ class Ticker:
             if registration.is_closed or due != registration.tick_due:
                 continue  # it has been hastened since
             grown = registration.tick_delay * GROWTH * self._random.uniform(0.9, 1.0)
-            registration.tick_delay = min(SLOWEST, grown)
+            registration.tick_delay = max(FASTEST, min(SLOWEST, grown))
             self._push(registration, now + registration.tick_delay)
             registration.tell_tick()
 
