@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mcp_crew_redis._core.wire_settings import WireSettings as WireSettings
     from mcp_crew_redis.crew import CrewRedis as CrewRedis
     from mcp_crew_redis.crew import ServiceSpec as ServiceSpec
+    from mcp_crew_redis.crew.default import redis_manager as redis_manager
     from mcp_crew_redis.errors import CircuitOpenError as CircuitOpenError
     from mcp_crew_redis.errors import CodecError as CodecError
     from mcp_crew_redis.errors import ConfigurationError as ConfigurationError
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     from mcp_crew_redis.health import HealthReport as HealthReport
     from mcp_crew_redis.lifecycle import Service as Service
     from mcp_crew_redis.settings import CrewSettings as CrewSettings
+    from mcp_crew_redis.store.entry import Entry as Entry
+    from mcp_crew_redis.store.manager import RedisManager as RedisManager
+    from mcp_crew_redis.tenant import Tenant as Tenant
     from mcp_crew_redis.types import DataType as DataType
     from mcp_crew_redis.types import DeleteOutcome as DeleteOutcome
     from mcp_crew_redis.types import EmbeddingType as EmbeddingType
@@ -60,9 +64,13 @@ _HOMES = {
     "_core.embedded": ("EmbeddedServer",),
     "_core.wire_settings": ("WireSettings",),
     "crew": ("CrewRedis", "ServiceSpec"),
+    "crew.default": ("redis_manager",),
     "health": ("ComponentHealth", "HealthReport"),
     "lifecycle": ("Service",),
     "settings": ("CrewSettings",),
+    "store.entry": ("Entry",),
+    "store.manager": ("RedisManager",),
+    "tenant": ("Tenant",),
     "types": (
         "DataType",
         "DeleteOutcome",
@@ -119,6 +127,7 @@ __all__ = [
     "DeleteOutcome",
     "EmbeddedServer",
     "EmbeddingType",
+    "Entry",
     "FallbackFullError",
     "HealthReport",
     "Importance",
@@ -132,6 +141,7 @@ __all__ = [
     "OverloadedError",
     "PipelinedRedis",
     "RateLimitedError",
+    "RedisManager",
     "RefusedError",
     "Service",
     "ServiceSpec",
@@ -141,11 +151,13 @@ __all__ = [
     "TaskError",
     "TaskFailedError",
     "TaskTimeoutError",
+    "Tenant",
     "UnavailableError",
     "UnknownTaskError",
     "ValueTooLargeError",
     "WireSettings",
     "WriteOutcome",
+    "redis_manager",
 ]
 __version__ = "0.1.0"
 

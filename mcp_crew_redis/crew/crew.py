@@ -17,6 +17,7 @@ from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
 from mcp_crew_redis._wire.ttl import TtlPolicy
 from mcp_crew_redis.crew import parts
+from mcp_crew_redis.crew.state import TenantState, make_store
 from mcp_crew_redis.errors import LifecycleError
 from mcp_crew_redis.health import HealthReport
 from mcp_crew_redis.lifecycle import (
@@ -29,10 +30,14 @@ from mcp_crew_redis.lifecycle import (
 )
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.settings import CrewSettings
+from mcp_crew_redis.store.manager import RedisManager
+from mcp_crew_redis.tenant import Tenant
 
 __all__ = ["CrewRedis", "ServiceSpec"]
 
 log = get_logger(__name__)
+
+OUTSIDE = "the crew is not running: use it inside `async with crew:`"
 
 
 class ServiceSpec(Protocol):
@@ -73,6 +78,7 @@ class CrewRedis:
         self._running: AbstractAsyncContextManager[None] | None = None
         self._client: PipelinedRedis | None = None
         self._server: EmbeddedServer | None = None
+        self._state: TenantState | None = None
         self._lifecycle: Lifecycle | None = None
         self._signals: StopSignals | None = None
         self._opening: CancelScope | None = None  # needs a loop: made on entering
@@ -124,10 +130,26 @@ class CrewRedis:
             LifecycleError: Before the start or after the end.
         """
         if self._client is None:
-            raise LifecycleError(
-                "the crew is not running: use it inside `async with crew:`"
-            )
+            raise LifecycleError(OUTSIDE)
         return self._client
+
+    @property
+    def manager(self) -> RedisManager:
+        """The state of all tenants, by `tenant_id`; LifecycleError as for `redis`."""
+        if self._state is None:
+            raise LifecycleError(OUTSIDE)
+        return self._state.manager
+
+    def tenant(self, tenant_id: str) -> Tenant:
+        """Return the state of one tenant; cheap, without I/O.
+
+        Raises:
+            InvalidTenantError: The name is not one.
+            LifecycleError: Before the start or after the end.
+        """
+        if self._state is None:
+            raise LifecycleError(OUTSIDE)
+        return self._state.tenant(tenant_id)
 
     async def health(self) -> HealthReport:
         """Report on the loop, Redis and every service; costs one PING.
@@ -252,6 +274,8 @@ class CrewRedis:
             self._server = await stack.enter_async_context(server)
         self._client = parts.make_client(self._settings, self._server)
         stack.push_async_callback(parts.close, self._client)
+        self._state = TenantState(make_store(self._settings, self._client))
+        stack.push_async_callback(self._state.store.aclose)
         is_strict = self._embedded.is_wanted or self._settings.start == "strict"
         await parts.dial(self._client, self._settings, is_strict=is_strict)
 
@@ -267,8 +291,7 @@ class CrewRedis:
             self._lifecycle.cut_short()
 
     def _forget(self) -> None:
-        self._client = None
-        self._server = None
+        self._client = self._server = self._state = None
 
     def _restore_signals(self) -> None:
         if self._signals is not None:

@@ -42,7 +42,6 @@ class StoreContext:
         stamps: The order of writes.
         max_value_bytes: Limit of one encoded value, header included.
         tombstone_ttl: Seconds that a delete of a synchronised value is remembered.
-        registry: Told of a tenant before the first write for it; None for nobody.
     """
 
     port: Port
@@ -53,4 +52,3 @@ class StoreContext:
     stamps: StampSource
     max_value_bytes: int
     tombstone_ttl: float
-    registry: TenantNotes | None = None

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from mcp_crew_redis._core.scripts import NewerOutcome
 from mcp_crew_redis._wire.header import MAX_STAMP
 from mcp_crew_redis.errors import ConflictError
-from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.context import StoreContext, TenantNotes
 
 __all__ = ["ABSENT", "DUPLICATE", "FOREIGN", "MAX_TRIES", "REFUSED", "Order"]
 
@@ -21,7 +21,6 @@ FOREIGN: Final = 5
 """expire_newer: the key holds nothing of ours."""
 
 MAX_TRIES: Final = 10
-DAY_US: Final = 86_400_000_000
 _MAX_NOTED: Final = 65_536  # tenants; about 8 MB
 
 Answer = TypeVar("Answer")
@@ -30,20 +29,24 @@ Answer = TypeVar("Answer")
 class Order:
     """The stamps of one store's writes, and what must precede the first of them.
 
+    Args:
+        context: The store's parts.
+        registry: Told of a tenant before the first write for it; None for nobody.
+
     Attributes:
         noted: Tenants that may be written for at once: the clock is measured and the
             registry knows them.
     """
 
-    __slots__ = ("_day", "_registry", "_stamps", "noted", "stamp")
+    __slots__ = ("_registry", "_stamps", "noted", "stamp")
 
-    def __init__(self, context: StoreContext) -> None:
+    def __init__(self, context: StoreContext, registry: TenantNotes | None) -> None:
         self.noted: set[str] = set()
         self.stamp = context.stamps.stamp
         self._stamps = context.stamps
-        self._registry = context.registry
-        self._day = 0
-        context.stamps.on_refresh = self._new_day
+        self._registry = registry
+        # The registry wants to hear of a tenant now and then; it knows how often.
+        context.stamps.on_refresh = self.noted.clear
 
     async def prepare(self, tenant_id: str) -> None:
         """Do what must precede the first write for a tenant.
@@ -58,12 +61,6 @@ class Order:
         if len(self.noted) >= _MAX_NOTED:
             self.noted.clear()
         self.noted.add(tenant_id)
-
-    def _new_day(self, stamp: int) -> None:
-        # The registry keeps the last day on which a tenant was seen.
-        if (day := stamp // DAY_US) != self._day:
-            self._day = day
-            self.noted.clear()
 
     async def insist(
         self, send: Callable[[int], Awaitable[tuple[int, int, Answer]]], stands: int

@@ -23,7 +23,7 @@ MAX_AGE: Final = 30.0
 _MICROSECONDS: Final = 1_000_000
 
 
-def _ignore(_stamp: int) -> None:
+def _ignore() -> None:
     """Nobody wants to know."""
 
 
@@ -41,14 +41,14 @@ class StampSource:
     Attributes:
         hybrid: The clock itself.
         is_ready: Whether the server's clock has been measured.
-        on_refresh: Called with a stamp when a new measurement is due, at most every
-            `MAX_AGE` seconds or with a new connection.
+        on_refresh: Called when a new measurement is due, at most every `MAX_AGE`
+            seconds or with a new connection.
     """
 
     def __init__(self, port: Port, clock: Clock) -> None:
         self.hybrid = HybridClock(clock)
         self.is_ready = False
-        self.on_refresh: Callable[[int], None] = _ignore
+        self.on_refresh: Callable[[], None] = _ignore
         self._port = port
         self._node = port.client.node
         self._clock = clock
@@ -114,7 +114,7 @@ class StampSource:
     # --- measuring --------------------------------------------------------------------
 
     def _refresh(self, stamp: int) -> None:
-        self.on_refresh(stamp)
+        self.on_refresh()
         # Whatever becomes of it, the next one is not before MAX_AGE has passed again.
         self._schedule(stamp)
         if not self._owner:

@@ -1,0 +1,70 @@
+"""The state of tenants on one client: the store, its manager, its tenants."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from mcp_crew_redis._core.client import PipelinedRedis
+from mcp_crew_redis._core.port import Port
+from mcp_crew_redis._core.scripts import ScriptLoader
+from mcp_crew_redis._wire.codec import MsgpackCodec
+from mcp_crew_redis._wire.keys import KeySpace
+from mcp_crew_redis._wire.ttl import TtlPolicy
+from mcp_crew_redis.clock import SystemClock
+from mcp_crew_redis.settings import CrewSettings
+from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.manager import RedisManager
+from mcp_crew_redis.store.stamps import StampSource
+from mcp_crew_redis.store.store import Store
+from mcp_crew_redis.tenant import Tenant
+
+__all__ = ["TenantState", "make_store"]
+
+MAX_TENANTS_KEPT: Final = 4_096
+
+
+def make_store(settings: CrewSettings, client: PipelinedRedis) -> Store:
+    """Make the store on a client; inert."""
+    port, clock, values = Port(client, ScriptLoader()), SystemClock(), settings.values
+    return Store(
+        StoreContext(
+            port=port,
+            keys=KeySpace(values.prefix),
+            codec=MsgpackCodec(max_bytes=values.max_value_bytes),
+            ttl=TtlPolicy(values.ttl, random=Random()),  # noqa: S311 - jitter
+            clock=clock,
+            stamps=StampSource(port, clock),
+            max_value_bytes=values.max_value_bytes,
+            tombstone_ttl=settings.journal.tombstone_ttl,
+        )
+    )
+
+
+class TenantState:
+    """What a running crew offers of the store.
+
+    Attributes:
+        store: The rooms.
+        manager: Their operations, by `tenant_id`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.manager = RedisManager(store)
+        self._tenants: dict[str, Tenant] = {}
+
+    def tenant(self, tenant_id: str) -> Tenant:
+        """Return one tenant, the same object while it is remembered.
+
+        Raises:
+            InvalidTenantError: The name is not one.
+        """
+        try:
+            return self._tenants[tenant_id]
+        except (KeyError, TypeError):
+            tenant = Tenant.of(self.store, tenant_id)
+        if len(self._tenants) >= MAX_TENANTS_KEPT:
+            del self._tenants[next(iter(self._tenants))]  # the oldest; made again soon
+        self._tenants[tenant_id] = tenant
+        return tenant
