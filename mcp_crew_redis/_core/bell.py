@@ -14,17 +14,14 @@ from anyio import CancelScope
 from anyio.abc import TaskStatus
 
 from mcp_crew_redis._core.bell_dialler import BellDialler
-from mcp_crew_redis._core.bell_line import (
-    BellLine,
-    LineEndedError,
-    TrackingRefusedError,
-)
+from mcp_crew_redis._core.bell_line import BellLine, LineEndedError
 from mcp_crew_redis._core.bell_listening import BellListener, Registration
 from mcp_crew_redis._core.bell_pace import BellPace
 from mcp_crew_redis._core.bell_statistics import BellCounts, BellMode, BellStatistics
 from mcp_crew_redis._core.bell_table import BellTable, is_covered
 from mcp_crew_redis._core.bell_ticker import Ticker
 from mcp_crew_redis._core.client import PipelinedRedis
+from mcp_crew_redis._core.dialling import DialFailedError
 from mcp_crew_redis.clock import Clock, SystemClock
 from mcp_crew_redis.errors import LifecycleError
 from mcp_crew_redis.log import get_logger
@@ -191,16 +188,16 @@ class Bell:
             await self._dialler.dial(line, prefixes)
             self._counts.dials += 1
             await self._replace(line)
-        except TrackingRefusedError as error:
-            self._refused(error)
         except Exception as error:  # noqa: BLE001 - whatever it is: no bell
-            self._failed(error)
+            self._failed(self._dialler.failure(error))
 
     async def _replace(self, line: BellLine) -> None:
         """Put `line` in force; what the old one still had to tell is told first."""
         old = self._line
         try:
-            if old is not None:
+            if old is not None and old.run_id != line.run_id:
+                old.end("another server")  # what happened here was never told
+            elif old is not None:
                 await old.prove()
         except LineEndedError:
             pass  # told as a loss; the new line heals it
@@ -221,25 +218,14 @@ class Bell:
             log.info("bell.healthy", node=self._node.address)
         self._table.tell_tracked(line.prefixes)
 
-    def _refused(self, error: TrackingRefusedError) -> None:
+    def _failed(self, failure: DialFailedError) -> None:
+        """Note a failed dial; an older line that lives goes on, for its prefixes."""
         self._counts.dial_failures += 1
-        self._pace.refused()
-        address = self._node.address
-        log.warning("bell.tracking_refused", node=address, error=str(error))
-        self._poll("refused")
-
-    def _failed(self, error: Exception) -> None:
-        self._counts.dial_failures += 1
-        failure = self._dialler.failure(error)
         pause = self._pace.failed(failure)
         address, cause = self._node.address, failure.cause
         log.warning("bell.dial_failed", node=address, cause=cause, retry_after=pause)
         if self._pace.is_futile:
-            self._poll(cause)
-
-    def _poll(self, cause: str) -> None:
-        self._drop(cause)
-        self._mode = BellMode.POLLING
+            self._mode = BellMode.POLLING
 
     # --- what the line tells --------------------------------------------------------
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from mcp_crew_redis._core.bell_line import BellLine, LineEndedError
+from mcp_crew_redis._core.bell_line import (
+    BellLine,
+    LineEndedError,
+    TrackingRefusedError,
+)
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.dialling import DialFailedError, explain
 from mcp_crew_redis._core.seam import close_quietly, dialled, hand_over
 
-__all__ = ["BellDialler"]
+__all__ = ["REFUSED", "BellDialler"]
+
+REFUSED = "tracking refused"  # the cause of a failed dial
 
 
 class BellDialler:
@@ -41,6 +47,8 @@ class BellDialler:
 
     def failure(self, error: Exception) -> DialFailedError:
         """Return the short cause of a failed dial, and whether it will stay so."""
+        if isinstance(error, TrackingRefusedError):
+            return DialFailedError(REFUSED, lambda: error, is_final=True)
         if isinstance(error, LineEndedError):
             return DialFailedError(str(error), lambda: error)
         return explain(error, self._settings.connect_timeout)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
+from mcp_crew_redis._core.bell_dialler import REFUSED
 from mcp_crew_redis._core.circuit import CircuitState
 from mcp_crew_redis._core.dialling import DialFailedError
 from mcp_crew_redis._core.node import Node
@@ -26,6 +27,7 @@ class BellPace:
         self._clock = clock
         self._jitter = DecorrelatedJitter(random)
         self._failures = 0  # in a row
+        self._is_refused = False  # the last dial, by who will do so again
         self._pause = 0.0
 
     # --- what happened --------------------------------------------------------------
@@ -37,17 +39,16 @@ class BellPace:
     def failed(self, failure: DialFailedError) -> float:
         """A dial has failed; return the pause."""
         self._failures += 1
+        self._is_refused = failure.cause == REFUSED
         least = self._node.settings.auth_pause if failure.is_final else 0.0
+        if self._is_refused:
+            least = REFUSED_PAUSE
         self._pause = max(least, next(self._jitter))
         return self._pause
 
-    def refused(self) -> None:
-        """The server will not let us track, for some time."""
-        self._pause = REFUSED_PAUSE
-
     def succeeded(self) -> None:
         """A line is in force."""
-        self._failures, self._pause = 0, 0.0
+        self._failures, self._is_refused, self._pause = 0, False, 0.0
 
     def proven(self) -> None:
         """It has lasted for an interval: one that is cut at once does not get here."""
@@ -57,9 +58,10 @@ class BellPace:
 
     @property
     def is_futile(self) -> bool:
-        """Redis serves and no bell can be had: it is full, or a proxy cuts us off."""
+        """Redis serves and no bell can be had: refused, full, or cut off by a proxy."""
         is_served = self._node.interactive.is_alive
-        return self._failures >= FAILURES_UNTIL_POLLING and is_served
+        is_in_vain = self._failures >= FAILURES_UNTIL_POLLING and is_served
+        return self._is_refused or is_in_vain
 
     @property
     def is_admitted(self) -> bool:

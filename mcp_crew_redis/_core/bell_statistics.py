@@ -12,7 +12,7 @@ class BellMode(StrEnum):
     """How listeners hear of changes."""
 
     TRACKING = "tracking"  # the server tells; while it can, see `is_healthy`
-    POLLING = "polling"  # it does not: listeners are told when to look
+    POLLING = "polling"  # it will not: who is not healthy is told when to look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 
 import pytest
 
@@ -12,6 +13,7 @@ from mcp_crew_redis._core.breaker import BreakerSettings, CircuitState
 from mcp_crew_redis.testing import FaultProxy
 from tests.integration.core.belfry import PREFIX, Ear, ringing, running
 from tests.integration.core.bench import CT, QUICK, eventually, outcome, wire
+from tests.integration.core.fake_server import FakeServer
 from tests.rig.waiting import wait_until
 
 KEY = PREFIX + b"{acme}:k"
@@ -267,3 +269,131 @@ async def test_refused_tracking_is_asked_for_again(server, monkeypatch):
                 await rings(server, ear)
     finally:
         server.execute("ACL", "DELUSER", "b")
+
+
+async def test_line_that_works_is_kept_when_a_wider_one_is_refused(server):
+    """Who had a bell keeps it; who comes too late looks for itself."""
+    server.execute("ACL", "SETUSER", "b", "on", ">pw", "~*", "&*", "+@all")
+    login = {"username": "b", "password": "pw"}
+    try:
+        async with ringing(server.client_kwargs | login) as (bell, ear, _client):
+            server.execute("ACL", "SETUSER", "b", "-client|tracking")
+            late = Ear()
+            bell.listen(b"mcp-crew:tools:", late)
+            await wait_until(lambda: late.ticks >= 2, "the late one is ticked")
+            await rings(server, ear)
+            assert (ear.told, ear.ticks, late.told) == (["healthy"], 0, [])
+    finally:
+        server.execute("ACL", "DELUSER", "b")
+
+
+async def test_bell_behind_tls_rings(server, tls_proxy, certificates):
+    """The hand-over of a TLS transport works as that of a lane."""
+    kwargs = {**tls_proxy.client_kwargs, "ssl_ca_certs": certificates.ca_file}
+    async with ringing(kwargs) as (_, ear, _client):
+        await rings(server, ear)
+        tls_proxy.cut()
+        await ear.until("healthy", "lost", "healthy")
+        await rings(server, ear)
+
+
+async def test_garbage_ends_the_line_and_it_heals():
+    """Not RESP, or a reply that nobody asked for: the order is lost, so is the bell."""
+    async with (
+        FakeServer() as fake,
+        ringing(fake.client_kwargs) as (_, ear, _client),
+    ):
+        for count, garbage in enumerate([b"!!!\r\n", b"+unasked\r\n"], 1):
+            fake.wires[-1].transport.write(garbage)
+            await ear.until("healthy", *(["lost", "healthy"] * count))
+
+
+def pushed(*keys: bytes) -> bytes:
+    """Return an invalidation as a server sends it."""
+    names = b"".join(b"$%d\r\n%s\r\n" % (len(key), key) for key in keys)
+    return b">2\r\n$10\r\ninvalidate\r\n*%d\r\n%s" % (len(keys), names)
+
+
+FLUSHED = b">2\r\n$10\r\ninvalidate\r\n_\r\n"
+NOBODYS = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n"
+
+
+async def test_pieces_of_input_are_told_in_their_order():
+    """Torn anywhere: keys, a flush, keys; pushes of another kind concern nobody."""
+
+    class Order(Ear):
+        def on_keys(self, keys):
+            self.told += [key.decode() for key in keys]
+
+    a, b, c = (PREFIX + name for name in (b"a", b"b", b"c"))
+    stream = pushed(a, b) + NOBODYS + FLUSHED + pushed(c)
+    async with (
+        FakeServer() as fake,
+        wire(fake.client_kwargs) as client,
+        running(client) as bell,
+    ):
+        order = Order()
+        bell.listen(PREFIX, order)
+        await order.until("healthy")
+        for cut in range(0, len(stream), 7):
+            order.told.clear()
+            fake.wires[-1].transport.write(stream[:cut])
+            for _ in range(3):
+                await asyncio.sleep(0)
+            fake.wires[-1].transport.write(stream[cut:])
+            await order.until(a.decode(), b.decode(), "flushed", c.decode())
+
+
+async def test_unknown_subcommand_is_polled():
+    """A server, or a proxy, that does not know tracking."""
+
+    def client(command):
+        if command[1].upper() == b"TRACKING":
+            return b"-ERR Unknown subcommand 'TRACKING'\r\n"
+        return b"+OK\r\n"
+
+    async with FakeServer(CLIENT=client) as fake, wire(fake.client_kwargs) as redis:
+        bell, ear = Bell(redis), Ear()
+        bell.listen(PREFIX, ear)
+        async with running(redis, bell=bell):
+            assert bell.statistics().mode is BellMode.POLLING
+            await wait_until(lambda: ear.ticks >= 2, "it ticks")
+            assert len(fake.wires) == 1
+
+
+async def test_server_that_is_loading_is_no_bell_yet():
+    """Tracking is confirmed, but a sweep would find nothing: wait until it serves."""
+    async with FakeServer() as fake, wire(fake.client_kwargs) as client:
+        fake.replies["PING"] = b"-LOADING not yet\r\n"
+        bell, ear = Bell(client), Ear()
+        bell.listen(PREFIX, ear)
+        async with running(client, bell=bell):
+            assert (ear.told, bell.statistics().mode) == ([], BellMode.TRACKING)
+            fake.replies["PING"] = b"+PONG\r\n"
+            await ear.until("healthy")
+
+
+async def test_ping_refused_by_the_acl_proves_as_well():
+    """Any reply to it stands behind what was rung before."""
+    async with (
+        FakeServer(PING=b"-NOPERM no\r\n") as fake,
+        ringing(fake.client_kwargs, idle_ping=0.02) as (_, ear, _client),
+    ):
+        count = fake.count(b"PING")
+        await wait_until(lambda: fake.count(b"PING") > count + 3, "PINGs go on")
+        assert ear.told == ["healthy"]
+
+
+async def test_line_that_is_cut_again_and_again_is_dialled_ever_slower():
+    """A proxy that confirms and hangs up is not hammered."""
+    async with FakeServer() as fake, wire(fake.client_kwargs) as client:
+        bell, ear = Bell(client, random=Random(7)), Ear()
+        bell.listen(PREFIX, ear)
+        async with running(client, bell=bell):
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 1.0
+            while loop.time() < until:
+                for one in fake.wires:
+                    one.transport.abort()
+                await asyncio.sleep(0.01)
+            assert bell.statistics().dials + bell.statistics().dial_failures < 12
