@@ -38,6 +38,8 @@ floors: $(VENV)/dev.ok  ## imports go down the floors only
 
 bench: $(VENV)/bench.ok  ## side-by-side benchmarks against the peers
 	$(PY) benchmarks/wire.py $(ARGS)
+	$(PY) benchmarks/manager.py $(ARGS)
+	$(PY) benchmarks/bell.py $(ARGS)
 
 redis-py-tests: $(VENV)/dev.ok  ## redis-py's own asyncio command tests, on our class
 	$(PY) tests/redis_py_suite.py $(ARGS)
