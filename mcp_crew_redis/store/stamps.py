@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -51,7 +52,8 @@ class StampSource:
         self.on_refresh: Callable[[], None] = _ignore
         self._port = port
         self._node = port.client.node
-        self._clock = clock
+        self._monotonic = clock.monotonic
+        self._offset_ms = -math.inf  # the server's time minus the local monotonic one
         self._due = 0  # the stamp from which on the measurement is old
         self._seen = 0  # the newest stamp read before the first measurement
         self._greeting: object = None  # of the connection that was measured last
@@ -105,10 +107,10 @@ class StampSource:
 
         Before the first measurement nothing is: Redis itself expires keys.
         """
+        # Every read passes here: a sum, and not the clock's own way to it.
         return (
             expires_at_ms is not None
-            and self.is_ready
-            and expires_at_ms <= self.hybrid.now_ms()
+            and expires_at_ms <= self._offset_ms + self._monotonic() * 1e3
         )
 
     # --- measuring --------------------------------------------------------------------
@@ -127,11 +129,12 @@ class StampSource:
             log.debug("stamps.measurement_failed", cause=type(error).__name__)
 
     async def _measure(self) -> None:
-        sent_at = self._clock.monotonic()
+        sent_at = self._monotonic()
         seconds, fraction = await self._port.send("TIME")
-        received_at = self._clock.monotonic()
+        received_at = self._monotonic()
         server_us = int(seconds) * _MICROSECONDS + int(fraction)
         step_us = self.hybrid.calibrate(server_us, sent_at, received_at)
+        self._offset_ms = self.hybrid.now_us() / 1e3 - self._monotonic() * 1e3
         self._schedule(server_us)
         if not self.is_ready:
             self.is_ready = True
