@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import pytest
@@ -421,3 +423,15 @@ async def test_client_of_resp2_gets_a_bell_all_the_same(server):
     async with ringing(kwargs) as (_, ear, _client):
         server.execute("SET", ACME + b"k", "1")
         await ear.until_rung(ACME + b"k")
+
+
+async def test_the_page_about_the_bell_runs():
+    """docs/bell.md is one program, and its assertion holds."""
+    page = Path(__file__).parents[3] / "docs" / "bell.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "\n".join(blocks)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
