@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from mcp_crew_redis.testing.key_leaks import find_key_leaks
 from tests.rig.binaries import SERVER_NAMES, find_binary
 from tests.rig.leaks import Footprint, find_leaks
 from tests.rig.servers import RealServer
@@ -32,6 +35,19 @@ if TYPE_CHECKING:
     from tests.rig.certificates import Certificates
 
 _FAILED = pytest.StashKey[bool]()
+
+# Below the store, tests write keys by hand, and no rule of ours is on them. A single
+# test above says so with @pytest.mark.key_leaks(reason="...").
+_KEYS_BY_HAND = (
+    "tests/lua/",
+    "tests/integration/core/",
+    "tests/faults/test_bell",
+    "tests/faults/test_wire",
+    "test_values.py::test_a_newer_format_is_not_written_over",
+    "test_values.py::test_another_redis_type_under_the_key_is_a_data_error",
+    "test_values.py::test_bytes_that_are_not_ours_are_typed_errors",
+    "test_values.py::test_foreign_bytes_are_given_no_time_to_live",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -129,7 +145,25 @@ async def tls_proxy(
 
 
 # --- guards -------------------------------------------------------------------
-# (The key-leak guard, every key expires or is on the permanent list, goes here.)
+@pytest.fixture(autouse=True)
+async def _every_key_expires(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """No tenant's key stays for ever, unless it is on the permanent list."""
+    names = {"server", "any_server"} & set(request.fixturenames)
+    server = request.getfixturevalue(names.pop()) if names else None
+    yield
+    is_marked = request.node.get_closest_marker("key_leaks") is not None or any(
+        part in request.node.nodeid for part in _KEYS_BY_HAND
+    )
+    if server is None or is_marked or request.node.stash.get(_FAILED, False):
+        return
+    async with Redis(**server.client_kwargs) as client:
+        try:
+            leaks = await find_key_leaks(client, prefix=None)
+        except RedisConnectionError:
+            return  # the test has ended its server, or turned it into a loading one
+    assert not leaks, "keys that never expire:\n  " + "\n  ".join(leaks)
+
+
 @pytest.fixture(autouse=True)
 async def _nothing_leaks(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """No task, child process, file descriptor or thread outlives its test."""

@@ -1,10 +1,12 @@
 """Helpers for tests of code that uses the crew, and a pytest plugin.
 
 `ManualClock` is a clock that the test moves. `FaultProxy` stands between a client and
-its server and breaks on command. With pytest-asyncio installed, these fixtures exist:
+its server and breaks on command. `find_key_leaks` tells which keys never expire. With
+pytest-asyncio installed, these fixtures exist:
 
-    crew_redis_server    an embedded server for the whole test session
-    crew_redis           a started `CrewRedis` on it, with a key prefix of its own
+    crew_redis_server       an embedded server for the whole test session
+    crew_redis              a started `CrewRedis` on it, with a key prefix of its own
+    crew_redis_key_leaks    fails the test if `crew_redis` leaves a key for ever
 
 pytest imports this module in every run on this machine: what it offers is loaded when
 it is first used.
@@ -18,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
+    from mcp_crew_redis.testing.key_leaks import find_key_leaks
     from mcp_crew_redis.testing.manual_clock import ManualClock
     from mcp_crew_redis.testing.proxy import FaultProxy
 
-__all__ = ["FaultProxy", "ManualClock"]
+__all__ = ["FaultProxy", "ManualClock", "find_key_leaks"]
 
 _HOMES = {
     "FaultProxy": "mcp_crew_redis.testing.proxy",
     "ManualClock": "mcp_crew_redis.testing.manual_clock",
+    "find_key_leaks": "mcp_crew_redis.testing.key_leaks",
 }
 
 
@@ -38,5 +42,6 @@ def __getattr__(name: str) -> Any:
 def pytest_configure(config: pytest.Config) -> None:
     """Offer the fixtures where pytest-asyncio can run them."""
     if config.pluginmanager.hasplugin("asyncio"):
-        fixtures = importlib.import_module("mcp_crew_redis.testing.fixtures")
-        config.pluginmanager.register(fixtures, "mcp_crew_redis.fixtures")
+        for name in ("fixtures", "key_leaks"):
+            module = importlib.import_module(f"mcp_crew_redis.testing.{name}")
+            config.pluginmanager.register(module, f"mcp_crew_redis.{name}")
