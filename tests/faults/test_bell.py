@@ -11,7 +11,7 @@ import pytest
 from mcp_crew_redis._core.bell import Bell, BellMode
 from mcp_crew_redis._core.breaker import BreakerSettings, CircuitState
 from mcp_crew_redis.testing import FaultProxy
-from tests.integration.core.belfry import PREFIX, Ear, ringing, running
+from tests.integration.core.belfry import PREFIX, Ear, put, ringing, running
 from tests.integration.core.bench import CT, QUICK, eventually, outcome, wire
 from tests.integration.core.fake_server import FakeServer
 from tests.rig.waiting import wait_until
@@ -43,7 +43,7 @@ def bell_id(server) -> int:
 async def rings(server, ear: Ear) -> None:
     """Wait until a change made now is told."""
     ear.keys.clear()
-    server.execute("SET", KEY, "1")
+    put(server, KEY)
     await ear.until_rung(KEY)
 
 
@@ -88,7 +88,7 @@ async def test_push_that_comes_with_a_loss_is_not_told_after_it(server, proxy):
     """What a stalled path delivers late belongs to a line that is over."""
     async with ringing(proxy.client_kwargs, idle_ping=PING_EVERY) as (_, ear, _client):
         proxy.replies.stall()
-        server.execute("SET", KEY, "1")
+        put(server, KEY)
         await ear.until("healthy", "lost")
         proxy.heal()
         await wait_until(lambda: ear.told[-1] == "healthy", "it heals")

@@ -12,9 +12,10 @@ import anyio
 from mcp_crew_redis._core.bell import Bell, BellListener
 from mcp_crew_redis._core.client import PipelinedRedis
 from tests.integration.core.bench import wire
+from tests.rig.servers import RealServer
 from tests.rig.waiting import wait_until
 
-__all__ = ["PREFIX", "Ear", "ringing", "running"]
+__all__ = ["PREFIX", "Ear", "put", "ringing", "running"]
 
 PREFIX = b"mcp-crew:knowledge:"
 
@@ -53,6 +54,11 @@ class Ear(BellListener):
         await wait_until(
             lambda: set(keys) <= set(self.keys), f"{keys} ring, not {self.keys}"
         )
+
+
+def put(server: RealServer, key: bytes | str) -> None:
+    """Change a key, from a connection of its own."""
+    server.execute("SET", key, "1", "PX", 60_000)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import pytest
 from mcp_crew_redis._core.bell import Bell, BellMode
 from mcp_crew_redis.errors import ConfigurationError, LifecycleError
 from mcp_crew_redis.lifecycle import Lifecycle
-from tests.integration.core.belfry import PREFIX, Ear, ringing, running
+from tests.integration.core.belfry import PREFIX, Ear, put, ringing, running
 from tests.integration.core.bench import wire
 from tests.rig.waiting import wait_until
 
@@ -36,7 +36,7 @@ def bell_connections(server) -> int:
 async def test_change_by_another_client_rings(server):
     """SET, DEL and a stream that grows; a read does not ring."""
     async with ringing(server.client_kwargs) as (_, ear, _client):
-        server.execute("SET", ACME + b"a", "1")
+        put(server, ACME + b"a")
         server.execute("XADD", ACME + b"s", "*", "f", "v")
         await ear.until_rung(ACME + b"a", ACME + b"s")
         ear.keys.clear()
@@ -52,7 +52,7 @@ async def test_change_by_another_client_rings(server):
 async def test_own_write_rings_too(server):
     """A process may have several caches of one key: nobody is left out."""
     async with ringing(server.client_kwargs) as (_, ear, client):
-        await client.set(ACME + b"own", "1")
+        await client.set(ACME + b"own", "1", px=60_000)
         await ear.until_rung(ACME + b"own")
 
 
@@ -80,8 +80,8 @@ async def test_flush_is_told_as_such(server):
 async def test_key_elsewhere_does_not_ring(server):
     """The server names only keys under the prefixes that were asked for."""
     async with ringing(server.client_kwargs) as (bell, ear, _client):
-        server.execute("SET", "mcp-crew:state:{acme}:x", "1")
-        server.execute("SET", ACME + b"x", "1")
+        put(server, "mcp-crew:state:{acme}:x")
+        put(server, ACME + b"x")
         await ear.until_rung(ACME + b"x")
         assert bell.statistics().keys == 1
 
@@ -93,7 +93,7 @@ async def test_tenants_listener_hears_its_own_tenant_only(server):
         bell.listen(PREFIX, every)
         names = [ACME + b"x", OTHER + b"x", b"mcp-crew:knowledge:{acme2}:x"]
         for name in names:
-            server.execute("SET", name, "1")
+            put(server, name)
         await every.until_rung(*names)
         assert acme.keys == [ACME + b"x"]
 
@@ -107,7 +107,7 @@ async def test_thousand_tenants_share_one_connection_and_one_prefix(server):
         await ears[-1].until("healthy")
         pipeline = client.pipeline(transaction=False)
         for number in range(1000):
-            pipeline.set(f"mcp-crew:knowledge:{{t{number}}}:k", "1")
+            pipeline.set(f"mcp-crew:knowledge:{{t{number}}}:k", "1", px=60_000)
         await pipeline.execute()
 
         await wait_until(lambda: all(ear.keys for ear in ears), "everybody is rung")
@@ -121,7 +121,7 @@ async def test_another_process_rings_within_moments(server):
     """A writer in a process of its own; the bar itself is in benchmarks/bell.py."""
     script = (
         "import redis, sys\n"
-        "redis.Redis(unix_socket_path=sys.argv[1]).set(sys.argv[2], 'x')\n"
+        "redis.Redis(unix_socket_path=sys.argv[1]).set(sys.argv[2], 'x', px=60000)\n"
     )
     async with ringing(server.client_kwargs) as (_, ear, _client):
         name = (ACME + b"far").decode()
@@ -142,8 +142,8 @@ async def test_prefix_added_while_running_rings(server):
         tools = Ear()
         bell.listen(b"mcp-crew:tools:", tools)
         await tools.until("healthy")
-        server.execute("SET", "mcp-crew:tools:{acme}:t", "1")
-        server.execute("SET", ACME + b"k", "1")
+        put(server, "mcp-crew:tools:{acme}:t")
+        put(server, ACME + b"k")
 
         await tools.until_rung(b"mcp-crew:tools:{acme}:t")
         await ear.until_rung(ACME + b"k")
@@ -158,7 +158,7 @@ async def test_overlapping_prefixes_collapse_and_are_each_told(server):
         wide = Ear()
         bell.listen(b"mcp-crew:", wide)
         await wide.until("healthy")
-        server.execute("SET", ACME + b"k", "1")
+        put(server, ACME + b"k")
 
         await wide.until_rung(ACME + b"k")
         assert narrow.keys == wide.keys == [ACME + b"k"]
@@ -174,7 +174,7 @@ async def test_no_change_is_missed_while_the_line_is_replaced(server):
         async def write() -> None:
             while True:
                 key = ACME + b"%d" % len(written)
-                await client.set(key, "1")
+                await client.set(key, "1", px=60_000)
                 written.append(key)
 
         async with anyio.create_task_group() as group:
@@ -208,7 +208,7 @@ async def test_closed_registration_is_told_nothing(server):
         with bell.listen(PREFIX, closed) as registration:
             assert closed.told == ["healthy"]
         registration.close()
-        server.execute("SET", ACME + b"k", "1")
+        put(server, ACME + b"k")
         await ear.until_rung(ACME + b"k")
         assert closed.keys == []
     assert closed.told == ["healthy"]
@@ -251,7 +251,7 @@ async def test_listener_that_raises_harms_nobody(server):
     async with ringing(server.client_kwargs) as (bell, ear, _client):
         bell.listen(PREFIX, Broken())
         for number in range(3):
-            server.execute("SET", ACME + b"%d" % number, "1")
+            put(server, ACME + b"%d" % number)
         await ear.until_rung(*(ACME + b"%d" % number for number in range(3)))
         assert bell.statistics().listener_failures >= 1
         assert bell.is_healthy
@@ -269,9 +269,9 @@ async def test_listener_may_close_and_listen_while_it_is_told(server):
     async with ringing(server.client_kwargs) as (bell, ear, _client):
         restless = Restless()
         registrations = [bell.listen(PREFIX, restless)]
-        server.execute("SET", ACME + b"1", "1")
+        put(server, ACME + b"1")
         await ear.until_rung(ACME + b"1")
-        server.execute("SET", ACME + b"2", "1")
+        put(server, ACME + b"2")
         await ear.until_rung(ACME + b"2")
         assert restless.keys == [ACME + b"1", ACME + b"2"]
 
@@ -293,7 +293,7 @@ async def test_one_key_can_be_waited_for(server):
         registration = bell.listen(PREFIX, Ear())
         rung = registration.rung(ACME + b"k")
         other = registration.rung(ACME + b"else")
-        server.execute("SET", ACME + b"k", "1")
+        put(server, ACME + b"k")
         async with asyncio.timeout(2):
             assert await rung is True
         assert not other.done()
@@ -378,7 +378,7 @@ async def test_cancelled_anywhere_leaves_nothing(server):
 async def test_statistics_tell_mode_and_figures(server):
     """A frozen value."""
     async with ringing(server.client_kwargs) as (bell, ear, _client):
-        server.execute("SET", ACME + b"k", "1")
+        put(server, ACME + b"k")
         await ear.until_rung(ACME + b"k")
         figures = bell.statistics()
         assert (figures.mode, figures.is_healthy) == (BellMode.TRACKING, True)
@@ -421,7 +421,7 @@ async def test_client_of_resp2_gets_a_bell_all_the_same(server):
     """On RESP2 the server would confirm tracking and never push: HELLO goes first."""
     kwargs = server.client_kwargs | {"protocol": 2}
     async with ringing(kwargs) as (_, ear, _client):
-        server.execute("SET", ACME + b"k", "1")
+        put(server, ACME + b"k")
         await ear.until_rung(ACME + b"k")
 
 
