@@ -32,7 +32,7 @@ def bury(client):
 
 async def test_a_live_value_is_replaced_and_told(client, bury):
     """What stood is gone, its tombstone expires."""
-    await client.set(KEY, seal(STAMP - 1, b"v", NOW_MS + 1))
+    await client.set(KEY, seal(STAMP - 1, b"v", NOW_MS + 1), px=60_000)
 
     assert await bury(KEY) == [DELETED, STAMP, 1]
 
@@ -53,7 +53,7 @@ async def test_a_live_value_is_replaced_and_told(client, bury):
 async def test_where_nothing_lives_a_tombstone_is_left_too(client, bury, held):
     """A late older write must find it, whatever stood there."""
     if held is not None:
-        await client.set(KEY, held)
+        await client.set(KEY, held, px=60_000)
 
     assert await bury(KEY) == [DELETED, STAMP, 0]
 
@@ -63,7 +63,7 @@ async def test_where_nothing_lives_a_tombstone_is_left_too(client, bury, held):
 async def test_a_newer_value_stays(client, bury):
     """The delete is the older write; it learns what to be newer than."""
     newer = seal(STAMP + 5, b"new")
-    await client.set(KEY, newer)
+    await client.set(KEY, newer, px=60_000)
 
     assert await bury(KEY) == [NEWER, STAMP + 5, 1]
 
@@ -72,7 +72,7 @@ async def test_a_newer_value_stays(client, bury):
 
 async def test_the_same_delete_again_is_a_duplicate(client, bury):
     """A re-sent delete changes nothing."""
-    await client.set(KEY, seal(STAMP - 1, b"v"))
+    await client.set(KEY, seal(STAMP - 1, b"v"), px=60_000)
     await bury(KEY)
 
     assert await bury(KEY) == [DUPLICATE, STAMP, 0]
@@ -81,7 +81,7 @@ async def test_the_same_delete_again_is_a_duplicate(client, bury):
 async def test_another_write_under_its_stamp_is_a_conflict(client, bury):
     """Two writers, one stamp: neither is the newer one."""
     value = seal(STAMP, b"v")
-    await client.set(KEY, value)
+    await client.set(KEY, value, px=60_000)
 
     assert await bury(KEY) == [CONFLICT, STAMP, 1]
 
@@ -90,8 +90,8 @@ async def test_another_write_under_its_stamp_is_a_conflict(client, bury):
 
 async def test_each_key_gets_its_own_answer(client, bury):
     """Answers come flat, three for each key, in order."""
-    await client.set(KEY, seal(STAMP + 5, b"new"))
-    await client.set(OTHER, seal(STAMP - 5, b"old"))
+    await client.set(KEY, seal(STAMP + 5, b"new"), px=60_000)
+    await client.set(OTHER, seal(STAMP - 5, b"old"), px=60_000)
 
     assert await bury(KEY, OTHER) == [NEWER, STAMP + 5, 1, DELETED, STAMP, 1]
 
@@ -99,8 +99,8 @@ async def test_each_key_gets_its_own_answer(client, bury):
 async def test_an_error_leaves_every_key_as_it_was(client, bury):
     """A value of a newer format stops the script before its first write."""
     value = seal(STAMP - 1, b"v")
-    await client.set(KEY, value)
-    await client.set(OTHER, b"\xc7\x20" + bytes(20))
+    await client.set(KEY, value, px=60_000)
+    await client.set(OTHER, b"\xc7\x20" + bytes(20), px=60_000)
 
     with pytest.raises(ResponseError, match="newer release"):
         await bury(KEY, OTHER)
@@ -111,6 +111,7 @@ async def test_an_error_leaves_every_key_as_it_was(client, bury):
 async def test_a_hash_is_no_value(client, bury):
     """A counter under the key is not replaced."""
     await client.hset(KEY, "v", "1")
+    await client.pexpire(KEY, 60_000)
 
     with pytest.raises(ResponseError, match=r"WRONGTYPE|wrong kind"):
         await bury(KEY)

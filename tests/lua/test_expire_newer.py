@@ -72,7 +72,7 @@ async def test_an_absent_key_stays_absent(client, expire):
 @pytest.mark.parametrize("held", [b"short", b"a plain value of sixteen or more"])
 async def test_foreign_bytes_are_not_touched(client, expire, held):
     """Sixteen bytes written into them would destroy them."""
-    await client.set(KEY, held)
+    await client.set(KEY, held, px=60_000)
 
     assert await expire() == [FOREIGN, 0]
 
@@ -92,7 +92,7 @@ async def test_a_value_that_is_not_older_stays(client, expire, stamp, outcome):
 
 async def test_a_value_of_a_newer_format_is_left_alone(client, expire):
     """Its header may be longer than ours."""
-    await client.set(KEY, b"\xc7\x20" + bytes(20))
+    await client.set(KEY, b"\xc7\x20" + bytes(20), px=60_000)
 
     with pytest.raises(ResponseError, match="newer release"):
         await expire()

@@ -46,3 +46,4 @@ async def test_a_key_without_expiry_says_so(client, read):
     await client.set(KEY, b"short")
 
     assert await read() == [b"short", -1]
+    await client.delete(KEY)

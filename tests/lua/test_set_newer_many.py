@@ -34,7 +34,7 @@ async def test_each_key_is_judged_by_its_own_stamp(client, write):
     newer, same, other = seal(STAMP + 9, b"n"), seal(STAMP, b"s"), seal(STAMP, b"o")
     for key, held in zip(KEYS, (newer, None, same, other), strict=True):
         if held is not None:
-            await client.set(key, held)
+            await client.set(key, held, px=60_000)
     mine = [seal(STAMP, b"m"), seal(STAMP, b"m"), same, seal(STAMP, b"m")]
 
     answer = await write(dict(zip(KEYS, mine, strict=True)))
@@ -53,14 +53,14 @@ async def test_what_is_stored_expires(client, write):
 
 async def test_foreign_bytes_count_as_absent(client, write):
     """What has no stamp stands in nobody's way."""
-    await client.set(KEYS[0], b"foreign")
+    await client.set(KEYS[0], b"foreign", px=60_000)
 
     assert await write({KEYS[0]: seal(STAMP, b"v")}) == [STORED, STAMP]
 
 
 async def test_an_error_leaves_every_key_as_it_was(client, write):
     """All headers are read before the first write."""
-    await client.set(KEYS[1], b"\xc7\x20" + bytes(20))
+    await client.set(KEYS[1], b"\xc7\x20" + bytes(20), px=60_000)
 
     with pytest.raises(ResponseError, match="newer release"):
         await write({KEYS[0]: seal(STAMP, b"v"), KEYS[1]: seal(STAMP, b"v")})

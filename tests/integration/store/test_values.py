@@ -219,7 +219,7 @@ async def test_large_values_are_values(acme, value):
 )
 async def test_bytes_that_are_not_ours_are_typed_errors(acme, server, foreign, match):
     """Whoever put them there."""
-    server.execute("SET", KEY, foreign)
+    server.execute("SET", KEY, foreign, "EX", 60)
 
     with pytest.raises(CodecError, match=match):
         await acme.get(DataType.KNOWLEDGE, "topic:id123")
@@ -229,7 +229,7 @@ async def test_bytes_that_are_not_ours_are_typed_errors(acme, server, foreign, m
 
 async def test_foreign_bytes_are_given_no_time_to_live(acme, server):
     """A header written into them would destroy them."""
-    server.execute("SET", KEY, b"a plain value of sixteen or more")
+    server.execute("SET", KEY, b"a plain value of sixteen or more", "EX", 60)
 
     with pytest.raises(CodecError):
         await acme.expire(DataType.KNOWLEDGE, "topic:id123", 60)
@@ -238,7 +238,7 @@ async def test_foreign_bytes_are_given_no_time_to_live(acme, server):
 async def test_a_newer_format_is_not_written_over(acme, server):
     """This release does not know what it would destroy."""
     future = b"\xc7\x20" + bytes(20)
-    server.execute("SET", KEY, future)
+    server.execute("SET", KEY, future, "EX", 60)
 
     for call in (
         acme.set(DataType.KNOWLEDGE, "topic:id123", 1),
@@ -255,6 +255,7 @@ async def test_a_newer_format_is_not_written_over(acme, server):
 async def test_another_redis_type_under_the_key_is_a_data_error(acme, server):
     """A hash is no value."""
     server.execute("HSET", KEY, "f", "v")
+    server.execute("EXPIRE", KEY, 60)
 
     for call in (
         acme.get(DataType.KNOWLEDGE, "topic:id123"),
