@@ -1,35 +1,34 @@
-"""One crew, one client, no pool to size. Run it: python examples/quickstart.py.
+"""A tenant's state: typed, expiring, out of other tenants' reach.
+
+Run it: python examples/quickstart.py
 
 # Output:
-b'hello, crew'
-{b'role': b'planner', b'step': b'3'}
-100 concurrent reads over 1 connection
-ready: True
+{'goal': 'plan the trip', 'step': 1}
+nova sees: None
+calls so far: 3
+connections: 1
 """
 
 import anyio
 
-from mcp_crew_redis import CrewRedis
+from mcp_crew_redis import CrewRedis, DataType
 
 
 async def main() -> None:
-    """Talk to an embedded server through redis-py's own commands."""
+    """Keep the state of one tenant on an embedded server."""
     async with CrewRedis.embedded() as crew:
-        redis = crew.redis  # a redis.asyncio.Redis, for any library that takes one
+        acme, nova = crew.tenant("acme"), crew.tenant("nova")
 
-        await redis.set("greeting", "hello, crew", ex=60)
-        print(await redis.get("greeting"))
+        run = {"goal": "plan the trip", "step": 1}
+        await acme.set(DataType.STATE, "run:42", run, ttl=600)
+        print(await acme.get(DataType.STATE, "run:42"))
+        print("nova sees:", await nova.get(DataType.STATE, "run:42"))
 
-        await redis.hset("agent:7", mapping={"role": "planner", "step": 3})
-        print(await redis.hgetall("agent:7"))
+        await acme.increment(DataType.COUNTER, "calls", 2)
+        print("calls so far:", await acme.increment(DataType.COUNTER, "calls"))
 
-        async with anyio.create_task_group() as agents:
-            for number in range(100):
-                agents.start_soon(redis.get, f"memory:{number}")
-        print("100 concurrent reads over", redis.statistics().dials, "connection")
-
-        health = await crew.health()
-        print("ready:", health.is_ready)
+        # A redis.asyncio.Redis, for any library that takes one.
+        print("connections:", crew.redis.statistics().dials)
 
 
 if __name__ == "__main__":
