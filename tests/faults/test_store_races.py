@@ -1,4 +1,4 @@
-"""Races of the store with its own repetitions, with purges and with clocks that step."""
+"""Races of the store with its own repetitions, with purges, with clocks that step."""
 
 from __future__ import annotations
 
@@ -61,6 +61,16 @@ def server_us(server):
 # --- a write whose reply was lost --------------------------------------------------
 
 
+async def warm(tenant):
+    """Let the server know every script: what gets lost is no NOSCRIPT."""
+    for name in ("warm", "warm too"):
+        await tenant.set(STATE, name, 1)
+        await tenant.set_many(STATE, {name: 1})
+        await tenant.expire(STATE, name, 60)
+        await tenant.delete(STATE, name)
+        await tenant.increment(COUNTER, name)
+
+
 async def meet_a_repetition(proxy, far_call, near_calls):
     """Lose the reply to `far_call`; do `near_calls` before it is sent again."""
     proxy.drop_reply_to(b"state:{acme}:k")
@@ -77,7 +87,7 @@ async def meet_a_repetition(proxy, far_call, near_calls):
 @pytest.mark.parametrize("operation", ["set", "set_many"])
 async def test_a_repeated_write_is_not_executed_twice(near, far, proxy, operation):
     """It was stored, read, and replaced by who had read it: that one stands."""
-    await far.set(STATE, "k", "first")
+    await warm(far)
     await near.set(STATE, "k", "first")
 
     async def read_and_replace():
@@ -100,7 +110,7 @@ async def test_a_repeated_delete_does_not_take_what_came_after_it(
     near, far, proxy, operation
 ):
     """It was deleted, seen to be gone, and written anew: the new value stays."""
-    await far.set(STATE, "k", "old")
+    await warm(far)
     await near.set(STATE, "k", "old")
 
     async def see_and_write():
@@ -119,7 +129,7 @@ async def test_a_repeated_delete_does_not_take_what_came_after_it(
 
 async def test_a_repeated_expire_does_not_shorten_what_came_after_it(near, far, proxy):
     """The new value has the time to live that its writer gave it."""
-    await far.set(STATE, "k", "old")
+    await warm(far)
     await near.set(STATE, "k", "old")
 
     async def write_anew():
@@ -151,9 +161,7 @@ async def test_a_write_that_wakes_after_a_purge_is_gone(
     near, far, proxy, server, operation
 ):
     """What is older than the purge never comes back: its caller has left long ago."""
-    await far.set(STATE, "warm", 1)
-    await far.set_many(STATE, {"warm": 1})
-    await far.increment(COUNTER, "warm", 1)
+    await warm(far)
     calls = {
         "set": lambda: far.set(STATE, "k", "late"),
         "set_many": lambda: far.set_many(STATE, {"k": "late"}),
@@ -173,7 +181,7 @@ async def test_a_write_that_wakes_after_a_purge_is_gone(
 async def test_a_delete_survives_the_purge_that_follows_it(near, far, proxy, server):
     """The purge takes the tombstone; the late write must still find something."""
     await near.set(STATE, "k", "old")
-    await far.set(STATE, "warm", 1)
+    await warm(far)
     path = await stalled(proxy, far.set(STATE, "k", "late"), b"{acme}:k\r\n")
 
     assert await near.delete(STATE, "k") is DeleteOutcome.DELETED
@@ -239,6 +247,7 @@ async def test_a_wild_stamp_read_early_does_not_hide_a_true_one(near, server):
 
 async def test_a_deleted_counter_starts_anew(near, far, proxy, server):
     """What was counted before the delete, reply or no reply, is not counted again."""
+    await warm(far)
     await far.increment(COUNTER, "k", 1)
     proxy.replies.stall()
     async with asyncio.TaskGroup() as group:
