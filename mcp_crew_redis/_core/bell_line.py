@@ -198,7 +198,6 @@ class BellLine(asyncio.Protocol):
                     keys = self._told(keys)
                     self._on_flushed()
                 elif not isinstance(message, list):  # other pushes concern nobody
-                    keys = self._told(keys)  # before the PONG that stands behind them
                     self._replied(message)
         except (IndexError, ProtocolError):  # nobody asked, or not RESP
             self._told(keys)

@@ -361,15 +361,104 @@ async def test_unknown_subcommand_is_polled():
             assert len(fake.wires) == 1
 
 
-async def test_server_that_is_loading_is_no_bell_yet():
+@pytest.mark.parametrize("code", [b"LOADING", b"MASTERDOWN"])
+async def test_server_that_does_not_serve_yet_is_no_bell_yet(code):
     """Tracking is confirmed, but a sweep would find nothing: wait until it serves."""
     async with FakeServer() as fake, wire(fake.client_kwargs) as client:
-        fake.replies["PING"] = b"-LOADING not yet\r\n"
+        fake.replies["PING"] = b"-%s not yet\r\n" % code
         bell, ear = Bell(client), Ear()
         bell.listen(PREFIX, ear)
         async with running(client, bell=bell):
             assert (ear.told, bell.statistics().mode) == ([], BellMode.TRACKING)
             fake.replies["PING"] = b"+PONG\r\n"
+            await ear.until("healthy")
+
+
+async def test_replaced_line_tells_what_it_still_had_to_tell():
+    """Its last PONG is waited for. A new listener is told nothing before healthy."""
+    tool = b"mcp-crew:tools:{acme}:t"
+    late = [b"", pushed(tool), pushed(KEY)]  # the new line's two PINGs, the old one's
+    async with (
+        FakeServer() as fake,
+        ringing(fake.client_kwargs) as (bell, ear, _client),
+    ):
+        fake.replies["PING"] = lambda _: late.pop(0) + b"+PONG\r\n"
+        tools = Ear()
+        bell.listen(b"mcp-crew:tools:", tools)
+        await tools.until("healthy")
+        assert (late, ear.keys, tools.keys) == ([], [KEY], [])
+        assert ear.told == ["healthy"]
+
+
+async def test_replacement_that_reaches_another_server_is_a_loss(make_server):
+    """What happened there before was told to nobody."""
+    first, second = make_server("valkey"), make_server("valkey")
+    async with (
+        FaultProxy(first.unix_socket) as proxy,
+        ringing(proxy.client_kwargs) as (bell, ear, _client),
+    ):
+        proxy._upstream = second.unix_socket
+        bell.listen(b"mcp-crew:tools:", Ear())
+        await ear.until("healthy", "lost", "healthy")
+        await rings(second, ear)
+
+
+async def test_pong_behind_many_pushes_has_twice_as_long():
+    """Bytes that arrive show a queue, not a dead path; but not for ever."""
+    async with (
+        FakeServer() as fake,
+        ringing(fake.client_kwargs, idle_ping=PING_EVERY) as (_, ear, _client),
+    ):
+        loop = asyncio.get_running_loop()
+        fake.replies["PING"] = b""
+        count = fake.count(b"PING")
+        await wait_until(lambda: fake.count(b"PING") > count, "it asks for proof")
+        began = loop.time()
+        while ear.told == ["healthy"]:
+            fake.wires[-1].transport.write(pushed(KEY))
+            await asyncio.sleep(0.01)
+        assert 1.5 * CT < loop.time() - began < 2 * CT + 0.2
+        assert ear.told == ["healthy", "lost"]
+
+
+async def test_change_of_pace_does_not_put_a_ping_off():
+    """However often somebody begins and ceases to watch closely."""
+    async with (
+        FakeServer() as fake,
+        ringing(fake.client_kwargs, idle_ping=0.05) as (bell, _, _client),
+    ):
+        registration = bell.listen(PREFIX, Ear())
+        count = fake.count(b"PING")
+        for number in range(60):
+            registration.watch_closely(is_on=number % 2 == 0)
+            await asyncio.sleep(0.005)
+        assert fake.count(b"PING") >= count + 3
+
+
+async def test_last_listener_that_leaves_in_a_pause_ends_the_dials(server, proxy):
+    """Without a prefix the server would ring for every key."""
+    proxy.refuse()
+    async with wire(proxy.client_kwargs) as client:
+        bell = Bell(client)
+        registration = bell.listen(PREFIX, Ear())
+        async with running(client, bell=bell):
+            registration.close()
+            await proxy.accept()
+            await asyncio.sleep(0.3)  # longer than the pause
+            assert proxy.connection_count == 0
+
+
+async def test_bell_that_starts_under_an_open_circuit_does_not_dial(server):
+    """It starts all the same, and dials when the circuit has closed."""
+    async with wire(server.client_kwargs) as client:
+        bell, ear = Bell(client), Ear()
+        bell.listen(PREFIX, ear)
+        client.node.breaker.force_open("by hand")
+        async with running(client, bell=bell):
+            await asyncio.sleep(0.2)
+            figures = bell.statistics()
+            assert (figures.dials, figures.dial_failures) == (0, 0)
+            client.node.breaker.force_closed()
             await ear.until("healthy")
 
 

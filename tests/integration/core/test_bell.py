@@ -191,6 +191,24 @@ async def test_no_change_is_missed_while_the_line_is_replaced(server):
         assert bell.statistics().losses == 0
 
 
+async def test_listener_that_comes_during_a_replacement_is_not_forgotten(server):
+    """Covered by the line that goes, not by the one that comes: lost, then healthy."""
+    async with ringing(server.client_kwargs) as (bell, ear, _client):
+        tools = bell.listen(b"mcp-crew:tools:", Ear())
+        await wait_until(lambda: tools.is_healthy, "both ring")
+        tools.close()
+        bell.listen(b"mcp-crew:state:", Ear())
+        for _ in range(3):
+            await asyncio.sleep(0)  # the dial for knowledge and state is under way
+        again = Ear()
+        bell.listen(b"mcp-crew:tools:", again)
+        assert again.told == ["healthy"]
+        await again.until("healthy", "lost", "healthy")
+        put(server, "mcp-crew:tools:{acme}:t")
+        await again.until_rung(b"mcp-crew:tools:{acme}:t")
+        assert ear.told == ["healthy"]
+
+
 async def test_prefix_nobody_listens_to_is_given_back(server):
     """With the next PING the server is asked for less."""
     async with ringing(server.client_kwargs, idle_ping=0.05) as (bell, ear, _client):
@@ -249,10 +267,12 @@ async def test_listener_that_raises_harms_nobody(server):
             raise ValueError(keys)
 
     async with ringing(server.client_kwargs) as (bell, ear, _client):
-        bell.listen(PREFIX, Broken())
+        broken = bell.listen(PREFIX, Broken())
         for number in range(3):
             put(server, ACME + b"%d" % number)
         await ear.until_rung(*(ACME + b"%d" % number for number in range(3)))
+        assert bell.statistics().listener_failures >= 1
+        broken.close()
         assert bell.statistics().listener_failures >= 1
         assert bell.is_healthy
 
