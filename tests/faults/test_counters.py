@@ -11,7 +11,6 @@ from random import Random
 
 import pytest
 
-from mcp_crew_redis._core.breaker import BreakerSettings
 from mcp_crew_redis.errors import (
     CircuitOpenError,
     ConnectionLostError,
@@ -27,7 +26,7 @@ from tests.rig.waiting import wait_until
 WORKER = Path(__file__).with_name("counting_worker.py")
 TTL = 60_000
 KEY = "p:counter:{acme}:n"
-CALM = BreakerSettings(threshold=10_000, minimum_calls=10_000)
+everywhere = pytest.mark.every_server
 
 
 @pytest.fixture
@@ -54,6 +53,7 @@ async def counters(context, keys):
     return counters
 
 
+@everywhere
 async def test_an_increment_whose_reply_is_lost_gets_its_value(
     server, proxy, counters, keys
 ):
@@ -64,6 +64,7 @@ async def test_an_increment_whose_reply_is_lost_gets_its_value(
     assert server.execute("HGET", keys.key("counter", "n"), "v") == b"5"
 
 
+@everywhere
 async def test_all_callers_of_a_lost_batch_get_their_values(proxy, counters, keys):
     """Each its own partial sum, once."""
     for _ in range(5):
@@ -75,6 +76,7 @@ async def test_all_callers_of_a_lost_batch_get_their_values(proxy, counters, key
     assert values == list(range(51, 61))
 
 
+@everywhere
 async def test_while_redis_is_away_each_caller_gets_an_error_of_its_own(
     proxy, context, counters, keys
 ):
@@ -90,6 +92,7 @@ async def test_while_redis_is_away_each_caller_gets_an_error_of_its_own(
     assert counters._tallies == {}
 
 
+@everywhere
 async def test_an_unresolved_increment_is_added_by_the_next(
     server, proxy, counters, keys
 ):
@@ -116,6 +119,7 @@ async def test_an_unresolved_increment_is_added_by_the_next(
     assert counters.uncertain_count == 0
 
 
+@everywhere
 async def test_those_behind_an_unresolved_increment_learn_that_nothing_was_sent(
     server, proxy, counters, keys
 ):
@@ -138,6 +142,7 @@ async def test_those_behind_an_unresolved_increment_learn_that_nothing_was_sent(
         assert isinstance(error, ConnectionLostError | CircuitOpenError)
 
 
+@everywhere
 async def test_a_hung_server_costs_each_caller_one_timeout(server, keys):
     """Those that wait behind the first do not wait for a second one."""
     async with store(server.client_kwargs, command_timeout=0.2) as context:
@@ -155,6 +160,7 @@ async def test_a_hung_server_costs_each_caller_one_timeout(server, keys):
     assert took < 0.5
 
 
+@everywhere
 async def test_uncertain_counters_are_bounded(server, keys, monkeypatch):
     """The oldest is given up."""
     monkeypatch.setattr("mcp_crew_redis.store.counters.MAX_UNCERTAIN", 3)

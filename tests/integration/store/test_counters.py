@@ -232,6 +232,18 @@ async def test_a_writer_id_that_is_none_is_refused(context, name):
         Counters(context, name)
 
 
+async def test_a_forked_child_is_another_writer(
+    server, context, counters, keys, monkeypatch
+):
+    """Its sequences begin where its parent's were: they must not be taken for those."""
+    await counters.increment(keys, "n", 1, TTL)
+    monkeypatch.setattr("os.getpid", lambda: 4242)
+
+    assert await counters.increment(keys, "n", 1, TTL) == 2
+    fields = server.execute("HKEYS", keys.key("counter", "n"))
+    assert {b"w:writer", b"w:writer.4242"} <= set(fields)
+
+
 # --- cancellation -----------------------------------------------------------------
 
 
