@@ -174,6 +174,23 @@ async def test_uncertain_counters_are_bounded(server, keys, monkeypatch):
         assert len(counters._tallies) == 3
 
 
+async def test_a_server_without_memory_changes_nothing(make_server):
+    """It refuses; no half of an increment stays, and it goes on afterwards."""
+    server = make_server("valkey", "--maxmemory-policy", "noeviction")
+    async with store(server.client_kwargs) as context:
+        keys, counters = context.keys.tenant("acme"), Counters(context, "writer")
+        await counters.increment(keys, "n", 1, TTL)
+        before = server.execute("HGETALL", keys.key("counter", "n"))
+        server.execute("CONFIG", "SET", "maxmemory", 1)
+
+        errors = await all_of(counters.increment(keys, "n", 1, TTL) for _ in range(3))
+
+        assert [error.code for error in errors] == ["OOM"] * 3
+        assert server.execute("HGETALL", keys.key("counter", "n")) == before
+        server.execute("CONFIG", "SET", "maxmemory", 0)
+        assert await counters.increment(keys, "n", 1, TTL) == 2
+
+
 # --- four processes ---------------------------------------------------------------
 
 
