@@ -82,9 +82,10 @@ def demo(
         typer.Option("--keep", help="Leave everything running until Enter or Ctrl-C."),
     ] = False,
 ) -> None:
-    """Two real MCP servers, two tenants, one embedded Redis: a tour in seconds.
+    """Two real MCP servers, two tenants, two processes, one embedded Redis: a tour.
 
-    Exits with 0 only if everything that was stored was read back equal.
+    Takes seconds. Exits with 0 only if all that was stored was read back equal by the
+    other process, no tenant saw another's, and every change was rung.
     """
     if find_spec("mcp") is None:
         _complain(

@@ -3,43 +3,56 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mcp_crew_redis.cli.checkout import Checkout
+from mcp_crew_redis.cli.documents import Document
+from mcp_crew_redis.cli.items import Item
 from mcp_crew_redis.cli.mcp_servers import McpServer, McpServerSpec
 from mcp_crew_redis.cli.report import printable
-from mcp_crew_redis.cli.shelf import Record
-from mcp_crew_redis.types import DataType
+from mcp_crew_redis.types import DataType, Importance
 
 __all__ = [
     "TENANTS",
     "TIME",
-    "TYPES",
+    "Customer",
+    "Exchange",
     "Question",
-    "Tenant",
-    "answer_record",
+    "chat_items",
+    "document_items",
+    "edited",
     "gist",
     "git_spec",
+    "mcp_items",
     "question_for",
-    "tools_record",
 ]
 
-TYPES = (DataType.TOOLS, DataType.CACHE)
-"""The data types of what the tenants keep."""
+_CALLS = "mcp-calls"
 
 TIME = McpServerSpec(name="time", package="mcp-server-time", module="mcp_server_time")
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
-    """A customer of the application; each asks for the time where it is."""
+class Customer:
+    """A tenant of the application; each asks for the time where it is.
+
+    Attributes:
+        id: The tenant.
+        timezone: Where it is.
+        desk: What its conversations are numbered by; no other tenant has them.
+    """
 
     id: str
     timezone: str
+    desk: str
 
 
-TENANTS = (Tenant("acme", "America/Sao_Paulo"), Tenant("nova", "Asia/Tokyo"))
+TENANTS = (
+    Customer("acme", "America/Sao_Paulo", "gru"),
+    Customer("nova", "Asia/Tokyo", "hnd"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +62,16 @@ class Question:
     tool: str
     topic: str
     arguments: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A question to a server, and what it answered when."""
+
+    server: McpServer
+    question: Question
+    answer: str
+    at: datetime
 
 
 def git_spec(checkout: Checkout) -> McpServerSpec:
@@ -62,7 +85,7 @@ def git_spec(checkout: Checkout) -> McpServerSpec:
 
 
 def question_for(
-    server: McpServer, tenant: Tenant, checkout: Checkout | None
+    server: McpServer, tenant: Customer, checkout: Checkout | None
 ) -> Question:
     """Return what `tenant` asks `server`."""
     if server.spec.name == TIME.name or checkout is None:
@@ -88,29 +111,85 @@ def gist(answer: str) -> str:
         return printable((wanted or lines)[0].removeprefix("Message:"))
 
 
-def tools_record(tenant: Tenant, server: McpServer) -> Record:
-    """Return what a tenant keeps of a server: who it is and its tools."""
-    return Record(
+# --- what is kept ------------------------------------------------------------------
+def mcp_items(tenant: Customer, exchanges: Sequence[Exchange]) -> list[Item]:
+    """Return the servers' tools, for as long as their MCP's live, and the answers."""
+    tools = [_tools_item(tenant, one.server) for one in exchanges]
+    return tools + [_answer_item(tenant, one) for one in exchanges]
+
+
+def _tools_item(tenant: Customer, server: McpServer) -> Item:
+    return Item(
         tenant_id=tenant.id,
         data_type=DataType.TOOLS,
         identifier=server.spec.name,
         kind=server.spec.name,
-        server=server.spec.name,
-        holds=f"{len(server.tools)} tools",
         value={"server": server.title, "tools": server.tools},
     )
 
 
-def answer_record(
-    tenant: Tenant, server: McpServer, question: Question, answer: str, at: datetime
-) -> Record:
-    """Return what a tenant keeps of an answer, the time it asked included."""
-    return Record(
+def _answer_item(tenant: Customer, one: Exchange) -> Item:
+    question = one.question
+    value = {"arguments": question.arguments, "answer": one.answer, "asked_at": one.at}
+    return Item(
         tenant_id=tenant.id,
         data_type=DataType.CACHE,
-        identifier=f"{server.spec.name}:{question.topic}",
+        identifier=f"{one.server.spec.name}:{question.topic}",
         kind=None,
-        server=server.spec.name,
-        holds="1 answer",
-        value={"arguments": question.arguments, "answer": answer, "asked_at": at},
+        value=value,
+    )
+
+
+def document_items(tenant: Customer, documents: Iterable[Document]) -> list[Item]:
+    """Return documents as knowledge that the tenant's agents share."""
+    return [
+        Item(
+            tenant_id=tenant.id,
+            data_type=DataType.KNOWLEDGE,
+            identifier=document.name,
+            kind=document.type,
+            value={"text": document.text, "edition": 1},
+        )
+        for document in documents
+    ]
+
+
+def edited(item: Item) -> Item:
+    """Return a document's next edition."""
+    assert isinstance(item.value, dict)
+    return replace(item, value=item.value | {"edition": item.value["edition"] + 1})
+
+
+def chat_items(tenant: Customer, exchanges: Sequence[Exchange]) -> list[Item]:
+    """Return a conversation about it, by importance, and the count of the calls."""
+    asked = [f"{one.server.spec.name}.{one.question.tool}" for one in exchanges]
+    said = {
+        Importance.HIGH: [_line("tool", one.answer) for one in exchanges],
+        Importance.MEDIUM: [_line("assistant", f"I ask {name}") for name in asked],
+        Importance.LOW: [_line("user", f"Hello from {tenant.timezone}!")],
+    }
+    chats = [
+        Item(
+            tenant_id=tenant.id,
+            data_type=DataType.CONVERSATION,
+            identifier=f"{tenant.desk}:{number}",
+            kind=importance,
+            value={"messages": messages},
+        )
+        for number, (importance, messages) in enumerate(said.items(), 1)
+    ]
+    return [*chats, _calls_item(tenant, len(exchanges))]
+
+
+def _line(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _calls_item(tenant: Customer, count: int) -> Item:
+    return Item(
+        tenant_id=tenant.id,
+        data_type=DataType.COUNTER,
+        identifier=_CALLS,
+        kind=None,
+        value=count,
     )

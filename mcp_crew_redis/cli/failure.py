@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 import anyio
 
 from mcp_crew_redis.errors import CrewRedisError
 
-__all__ = ["DemoError", "ReaderGoneError", "Steps", "leaves", "reason_of"]
+__all__ = ["DemoError", "ReaderGoneError", "Steps", "last_line", "leaves", "reason_of"]
 
 
 class DemoError(Exception):
@@ -83,3 +83,10 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         return
     for inner in error.exceptions:
         yield from leaves(inner)
+
+
+def last_line(log: TextIO) -> str:
+    """Return the last thing that a child process wrote to its standard error."""
+    log.seek(0)
+    lines = [line.strip() for line in log if line.strip()]
+    return lines[-1] if lines else ""

@@ -12,14 +12,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, TextIO
+from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp.types import TextContent
 
-from mcp_crew_redis.cli.failure import DemoError, Steps, leaves
+from mcp_crew_redis.cli.failure import DemoError, Steps, last_line, leaves
 from mcp_crew_redis.clock import Clock
 
 __all__ = ["McpServer", "McpServerSpec", "Patience", "running_servers"]
@@ -165,7 +165,7 @@ async def _run(
                 )
                 await done.wait()
         except Exception as error:
-            said = _last_line(log) or str(next(leaves(error)))
+            said = last_line(log) or str(next(leaves(error)))
             raise DemoError(f"{steps.doing} failed: {said}") from error
 
 
@@ -183,10 +183,3 @@ async def _list_tools(client: Client) -> list[dict[str, Any]]:
         if cursor is None:
             return tools
     raise DemoError(f"the list of tools has more than {_MAX_PAGES} pages")
-
-
-def _last_line(log: TextIO) -> str:
-    """Return the last thing that the server wrote to its standard error."""
-    log.seek(0)
-    lines = [line.strip() for line in log if line.strip()]
-    return lines[-1] if lines else ""

@@ -5,6 +5,7 @@ Plain output is for pipes: no colour, no box, no line broken to fit a terminal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
@@ -13,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mcp_crew_redis.cli.failure import ReaderGoneError
-from mcp_crew_redis.cli.shelf import ReadBack
+from mcp_crew_redis.cli.shelf import Row
 
 __all__ = ["Report", "duration", "printable"]
 
 _PLAIN_WIDTH = 240
 _ROOMY_WIDTH = 92
 _MAX_QUOTE = 60
+_UNITS = (("d", 86_400, "h", 3_600), ("h", 3_600, "m", 60), ("m", 60, "s", 1))
 
 
 class _Console(Console):
@@ -77,14 +79,15 @@ class Report:
         else:
             self.line("FAILED", text, style="bold red")
 
-    def table(self, rows: Sequence[ReadBack]) -> None:
-        """Print every record with its key, life, size and times."""
+    def table(self, rows: Sequence[Row]) -> None:
+        """Print every row with its key, life, size and times."""
         gap = 2 if self._console.width >= _ROOMY_WIDTH else 1
         table = Table(
             box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="dim"
         )
-        for name in ("  tenant", "mcp", "holds", "key"):
-            table.add_column(name, no_wrap=not name.startswith("key"), overflow="fold")
+        table.add_column("  n", justify="right", no_wrap=True, vertical="bottom")
+        table.add_column("kind", no_wrap=True, vertical="bottom")
+        table.add_column("key", overflow="fold", vertical="bottom")
         for name in ("TTL", "bytes", "write\nus", "read\nus"):
             table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
         for row in rows:
@@ -92,32 +95,29 @@ class Report:
         self._console.print(table)
 
 
-def _cells(row: ReadBack) -> list[Text]:
-    written, record = row.written, row.written.record
+def _cells(row: Row) -> list[Text]:
     return [
-        Text(f"  {record.tenant_id}", style="bold"),
-        Text(record.server),
-        Text(record.holds),
-        Text(written.key.decode(), style="cyan"),
-        Text(duration(row.ttl_ms)),
-        Text(f"{written.byte_count:,}"),
-        Text(f"{written.write_us:,.0f}"),
+        Text(f"  {row.keys}"),
+        Text(row.kind, style="bold"),
+        Text(row.key, style="cyan"),
+        Text(duration(row.ttl)),
+        Text(f"{row.bytes:,}"),
+        Text(f"{row.write_us:,.0f}"),
         Text(f"{row.read_us:,.0f}"),
     ]
 
 
-def duration(milliseconds: int) -> str:
-    """Return a time to live for people: `3h52m`, `57m08s`, `9s`.
-
-    Redis says -1 for a key that never expires and -2 for one that is not there.
-    """
-    if milliseconds < 0:
-        return "never" if milliseconds == -1 else "gone"
-    minutes, seconds = divmod(milliseconds // 1_000, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{minutes:02}m"
-    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+def duration(seconds: float | None) -> str:
+    """Return a time to live for people, in its two largest units: `6d23h`, `57m08s`."""
+    if seconds is None:
+        return "gone"
+    if seconds == math.inf:
+        return "never"
+    left = int(seconds)
+    for name, size, smaller, unit in _UNITS:
+        if left >= size:
+            return f"{left // size}{name}{left % size // unit:02}{smaller}"
+    return f"{left}s"
 
 
 def printable(text: str, limit: int = _MAX_QUOTE) -> str:

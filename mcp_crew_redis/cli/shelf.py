@@ -1,75 +1,61 @@
-"""Tenants' values on the wire, with the pure layer's key, header, stamp, codec, TTL."""
+"""Keeps the demo's items through the manager, and asks the server about them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
+from itertools import groupby
+from os.path import commonprefix
 
 import anyio
 
-from mcp_crew_redis._core.client import PipelinedRedis
-from mcp_crew_redis._core.statistics import NodeStatistics
-from mcp_crew_redis._wire.codec import MsgpackCodec
-from mcp_crew_redis._wire.header import seal, unseal
 from mcp_crew_redis._wire.keys import KeySpace
-from mcp_crew_redis._wire.stamp import HybridClock
-from mcp_crew_redis._wire.ttl import TtlPolicy
+from mcp_crew_redis.cli.dialogue import Readings
+from mcp_crew_redis.cli.items import Item, digest_of
 from mcp_crew_redis.clock import Clock
-from mcp_crew_redis.settings import ValueSection
+from mcp_crew_redis.crew import CrewRedis
 from mcp_crew_redis.types import DataType
 
-__all__ = ["Burst", "ReadBack", "Record", "Shelf", "Written"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """One value to keep.
-
-    Attributes:
-        tenant_id: Whose it is.
-        data_type: Its namespace.
-        identifier: Its name within the namespace.
-        kind: Row of the TTL table; None for the type's usual one.
-        server: The MCP server that it came from.
-        holds: What it is, in two words, for people.
-        value: The value.
-    """
-
-    tenant_id: str
-    data_type: DataType
-    identifier: str
-    kind: str | None
-    server: str
-    holds: str
-    value: object
+__all__ = ["Burst", "Row", "Shelf", "Written", "rows_of", "unequal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A record that the server has acknowledged."""
+    """An item that the server has acknowledged.
 
-    record: Record
-    key: bytes
-    stamp: int
-    byte_count: int
+    Attributes:
+        item: The item.
+        key: Its key.
+        bytes: What the server spends on it, key and overhead included.
+        write_us: Microseconds that writing it took.
+    """
+
+    item: Item
+    key: str
+    bytes: int
     write_us: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadBack:
-    """What came back for a written record.
+class Row:
+    """What the table tells of the items of one tenant, type and kind.
 
     Attributes:
-        written: What had been written.
-        is_equal: Whether value and stamp are those that were written.
-        ttl_ms: Milliseconds that the key lives on, as the server says.
-        read_us: Microseconds that the read took.
+        keys: How many there are.
+        kind: Their row of the TTL table; "-" for the type's usual one.
+        key: Their key; of several, what their keys begin with and `*`.
+        ttl: Seconds that the first of them to expire has left; None: one has gone.
+        bytes: All of theirs.
+        write_us: Microseconds that writing one took here, on average.
+        read_us: Microseconds that reading one took in the other process, on average.
     """
 
-    written: Written
-    is_equal: bool
-    ttl_ms: int
+    keys: int
+    kind: str
+    key: str
+    ttl: float | None
+    bytes: int
+    write_us: float
     read_us: float
 
 
@@ -83,105 +69,100 @@ class Burst:
 
 
 class Shelf:
-    """Writes and reads records through one client.
+    """Writes and reads items through the tenants of one crew."""
 
-    Raises:
-        ConfigurationError: The settings name a prefix or a TTL that cannot be.
-    """
-
-    def __init__(
-        self, redis: PipelinedRedis, clock: Clock, settings: ValueSection
-    ) -> None:
-        self._redis = redis
+    def __init__(self, crew: CrewRedis, clock: Clock) -> None:
+        self._crew = crew
         self._clock = clock
-        self._keys = KeySpace(settings.prefix)
-        self._ttls = TtlPolicy(settings.ttl, random=Random())  # noqa: S311 - jitter
-        self._codec = MsgpackCodec()
-        self._stamps = HybridClock(clock)
+        self._keys = KeySpace(crew.settings.values.prefix)
 
-    @property
-    def wire(self) -> NodeStatistics:
-        """What the client did so far."""
-        return self._redis.statistics()
-
-    async def calibrate(self) -> None:
-        """Measure the server's clock, which stamps and expiries follow."""
-        sent = self._clock.monotonic()
-        seconds, micros = await self._redis.time()
-        server_us = seconds * 1_000_000 + micros
-        self._stamps.calibrate(server_us, sent, self._clock.monotonic())
-
-    async def write(self, record: Record) -> Written:
-        """Store `record` with its time to live."""
-        key = self.key_of(record)
-        ttl_ms = self._ttls.milliseconds(record.data_type, kind=record.kind)
+    async def write(self, item: Item) -> Written:
+        """Store an item, for as long as the policy lets its kind live."""
+        tenant = self._crew.tenant(item.tenant_id)
         began = self._clock.monotonic()
-        stamp = self._stamps.stamp()
-        expires_at_ms = self._stamps.now_ms() + ttl_ms
-        data = seal(stamp, self._codec.encode(record.value), expires_at_ms)
-        await self._redis.set(key, data, px=ttl_ms)
-        return Written(
-            record=record,
-            key=key,
-            stamp=stamp,
-            byte_count=len(data),
-            write_us=(self._clock.monotonic() - began) * 1e6,
-        )
+        if item.data_type is DataType.COUNTER:
+            assert isinstance(item.value, int)
+            await tenant.increment(item.data_type, item.identifier, item.value)
+        else:
+            await tenant.set(
+                item.data_type, item.identifier, item.value, kind=item.kind
+            )
+        took = (self._clock.monotonic() - began) * 1e6
+        key = self._keys.tenant(item.tenant_id).key(item.data_type, item.identifier)
+        size = await self._crew.redis.memory_usage(key)
+        return Written(item=item, key=key.decode(), bytes=size or 0, write_us=took)
 
-    async def read(self, written: Written) -> ReadBack:
-        """Read what was written and compare."""
-        began = self._clock.monotonic()
-        data = await self._redis.get(written.key)
-        is_equal = self._is_equal(written, data)
-        read_us = (self._clock.monotonic() - began) * 1e6
-        return ReadBack(
-            written=written,
-            is_equal=is_equal,
-            ttl_ms=await self._redis.pttl(written.key),
-            read_us=read_us,
-        )
-
-    async def read_many(self, written: Sequence[Written], count: int) -> Burst:
+    async def read_many(self, items: Sequence[Item], count: int) -> Burst:
         """Make `count` reads at once, each a caller of its own; compare each.
 
         The comparison is not part of the time.
         """
-        answers: list[tuple[Written, bytes | str | None]] = []
+        answers: list[tuple[Item, object]] = []
 
-        async def read_one(one: Written) -> None:
-            answers.append((one, await self._redis.get(one.key)))
+        async def read_one(item: Item) -> None:
+            tenant = self._crew.tenant(item.tenant_id)
+            answers.append((item, await tenant.get(item.data_type, item.identifier)))
 
         began = self._clock.monotonic()
         async with anyio.create_task_group() as tasks:
             for number in range(count):
-                tasks.start_soon(read_one, written[number % len(written)])
+                tasks.start_soon(read_one, items[number % len(items)])
         seconds = self._clock.monotonic() - began
-        equal_count = sum(self._is_equal(one, data) for one, data in answers)
+        equal_count = sum(value == item.value for item, value in answers)
         return Burst(read_count=len(answers), equal_count=equal_count, seconds=seconds)
 
-    async def keys_of(self, tenant_id: str, types: Sequence[DataType]) -> set[bytes]:
-        """Return the keys of one tenant that the server has, found by SCAN."""
-        tenant = self._keys.tenant(tenant_id)
-        found: set[bytes] = set()
-        for data_type in types:
-            pattern = tenant.pattern(data_type)
-            found.update([key async for key in self._redis.scan_iter(match=pattern)])
+    async def names_by_tenant(self) -> dict[str, set[tuple[str, str, str]]]:
+        """Return what the server has of every tenant there is, found by SCAN.
+
+        What the layer remembers of a tenant for itself is not counted.
+        """
+        found: dict[str, set[tuple[str, str, str]]] = {}
+        types = {data_type.value for data_type in DataType}
+        async for raw in self._crew.redis.scan_iter(match=f"{self._keys.prefix}*"):
+            key = self._keys.parse(raw)
+            if key is not None and key.namespace in types:
+                name = (key.tenant, key.namespace, key.identifier)
+                found.setdefault(key.tenant, set()).add(name)
         return found
 
     async def socket_read_count(self) -> int:
         """Return how often the server has read from its sockets so far."""
-        stats = await self._redis.info("stats")
+        stats = await self._crew.redis.info("stats")
         return int(stats["total_reads_processed"])
 
-    def key_of(self, record: Record) -> bytes:
-        """Return the key of `record`."""
-        tenant = self._keys.tenant(record.tenant_id)
-        return tenant.key(record.data_type, record.identifier)
 
-    def _is_equal(self, written: Written, data: bytes | str | None) -> bool:
-        if not isinstance(data, bytes):
-            return False
-        sealed = unseal(data)
-        if sealed.is_tombstone or sealed.stamp != written.stamp:
-            return False
-        return self._codec.decode(sealed.payload) == written.record.value
+def unequal(items: Sequence[Item], readings: Readings) -> list[Item]:
+    """Return the items that were not read as they were stored, or do not expire."""
+    return [item for item in items if not _is_right(item, readings)]
+
+
+def _is_right(item: Item, readings: Readings) -> bool:
+    reading = readings.get(item.name)
+    if reading is None or reading.ttl is None:
+        return False
+    return reading.digest == digest_of(item.value) and 0 < reading.ttl < float("inf")
+
+
+def rows_of(written: Sequence[Written], readings: Readings) -> list[Row]:
+    """Return the table: one row for each tenant, type and kind."""
+    groups = groupby(
+        written, lambda one: (one.item.tenant_id, one.item.data_type, one.item.kind)
+    )
+    return [_row_of(list(group), readings) for _, group in groups]
+
+
+def _row_of(written: Sequence[Written], readings: Readings) -> Row:
+    count = len(written)
+    keys = [one.key for one in written]
+    found = [readings.get(one.item.name) for one in written]
+    ttls = [None if one is None else one.ttl for one in found]
+    left = [ttl for ttl in ttls if ttl is not None]
+    return Row(
+        keys=count,
+        kind=written[0].item.kind or "-",
+        key=keys[0] if count == 1 else f"{commonprefix(keys)}*",  # noqa: RUF071
+        ttl=min(left) if len(left) == count else None,
+        bytes=sum(one.bytes for one in written),
+        write_us=sum(one.write_us for one in written) / count,
+        read_us=sum(one.read_us for one in found if one is not None) / count,
+    )

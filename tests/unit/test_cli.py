@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import anyio
 import pytest
 
+from mcp_crew_redis.cli.dialogue import (
+    Assignment,
+    Readings,
+    Ring,
+    message,
+    readings_of,
+)
+from mcp_crew_redis.cli.documents import documents_of
 from mcp_crew_redis.cli.failure import DemoError, Steps, reason_of
+from mcp_crew_redis.cli.items import Item, Reading, digest_of
 from mcp_crew_redis.cli.report import Report, duration, printable
-from mcp_crew_redis.cli.shelf import ReadBack, Record, Written
+from mcp_crew_redis.cli.shelf import Row, unequal
 from mcp_crew_redis.cli.stopping import Ending, Stop
 from mcp_crew_redis.errors import ConfigurationError
 from mcp_crew_redis.types import DataType
 
-KEY = "mcp-crew:cache:{acme}:time:now"
+KEY = "mcp-crew:conversation:{acme}:gru:1"
 
 
 class FakeTerminal(io.StringIO):
@@ -44,21 +55,15 @@ def run_without(*names: str, arguments: tuple[str, ...], path: str | None = None
     )
 
 
-def row(**changes: object) -> ReadBack:
-    record = Record(
-        tenant_id="acme",
-        data_type=DataType.CACHE,
-        identifier="time:now",
-        kind=None,
-        server="time",
-        holds="12 tools",
-        value=None,
-    )
-    written = Written(
-        record=record, key=KEY.encode(), stamp=1, byte_count=4_977, write_us=12_345.0
-    )
-    return ReadBack(
-        written=written, is_equal=True, ttl_ms=14_400_000, read_us=1_234.5, **changes
+def row() -> Row:
+    return Row(
+        keys=11,
+        kind="procedure",
+        key=KEY,
+        ttl=2_500_000.0,
+        bytes=104_977,
+        write_us=12_345.0,
+        read_us=1_234.5,
     )
 
 
@@ -223,17 +228,91 @@ def test_long_foreign_text_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "text"),
+    ("seconds", "text"),
     [
-        (-2, "gone"),
-        (-1, "never"),
-        (900, "0s"),
-        (59_999, "59s"),
-        (60_000, "1m00s"),
-        (3_600_000, "1h00m"),
-        (14_399_000, "3h59m"),
+        (None, "gone"),
+        (math.inf, "never"),
+        (0.9, "0s"),
+        (59.999, "59s"),
+        (60.0, "1m00s"),
+        (3_600.0, "1h00m"),
+        (14_399.0, "3h59m"),
+        (604_799.0, "6d23h"),
     ],
 )
-def test_duration_reads_well(milliseconds: int, text: str) -> None:
+def test_duration_reads_well(seconds: float | None, text: str) -> None:
     """A time to live is told in its two largest units."""
-    assert duration(milliseconds) == text
+    assert duration(seconds) == text
+
+
+# --- what the processes compare -----------------------------------------------
+def item(value: object = 1) -> Item:
+    return Item(
+        tenant_id="acme",
+        data_type=DataType.KNOWLEDGE,
+        identifier="a",
+        kind="general",
+        value=value,
+    )
+
+
+def reading(value: object = 1, ttl: float | None = 9.0) -> Readings:
+    return {item().name: Reading(digest=digest_of(value), ttl=ttl, read_us=1.0)}
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [reading(2), reading(ttl=None), reading(ttl=math.inf), reading(ttl=0.0), {}],
+    ids=["other value", "gone", "never expires", "expired", "not found"],
+)
+def test_value_that_came_back_otherwise_is_told(readings: Readings) -> None:
+    """The comparison can fail: on another value, a lost one, one that stays."""
+    assert unequal([item()], reading()) == []
+    assert unequal([item()], readings) == [item()]
+
+
+def test_processes_understand_each_other() -> None:
+    """What one says in JSON is what the other hears."""
+    task = Assignment(socket="/a b", db=3, prefix="p:", tenants=("acme", "nova"))
+    ring = Ring(tenant_id="acme", identifier="\u00e7", heard_at=1.5, digest="")
+
+    assert Assignment.from_json(task.to_json()) == task
+    assert readings_of(json.loads(message(read=reading()))) == reading()
+    assert Ring(**json.loads(message(rung=ring))["rung"]) == ring
+    assert "\n" not in message(read=reading())
+
+
+# --- documents ----------------------------------------------------------------
+def test_documents_are_told_by_their_place(tmp_path: Path) -> None:
+    """README is about the product, docs are procedures, the rest is general."""
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "CHANGELOG.md", "docs/wire.md", "docs/wire.txt"):
+        (tmp_path / name).write_text(f"of {name}")
+
+    found = {one.name: (one.type, one.text) for one in documents_of(tmp_path)}
+
+    assert found == {
+        "README": ("product", "of README.md"),
+        "docs/wire": ("procedure", "of docs/wire.md"),
+        "CHANGELOG": ("general", "of CHANGELOG.md"),
+    }
+
+
+def test_documents_that_cannot_be_kept_are_passed_over(tmp_path: Path) -> None:
+    """Too large, not text, a folder, an endless name: none of them stops the demo."""
+    (tmp_path / "large.md").write_text("x" * 300_000)
+    (tmp_path / "binary.md").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "folder.md").mkdir()
+    (tmp_path / f"{'n' * 200}.md").write_text("x")
+    (tmp_path / "broken.md").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "good.md").write_text("good")
+
+    assert [one.name for one in documents_of(tmp_path)] == ["good"]
+
+
+def test_folder_without_documents_gets_ours(tmp_path: Path) -> None:
+    """An installed package brings its own README."""
+    (own,) = documents_of(tmp_path)
+
+    assert (own.name, own.type) == ("README", "product")
+    assert "mcp-crew-redis" in own.text
