@@ -169,16 +169,20 @@ class Courier:
         # The first attempt took up to one timeout; the rest together get half of one,
         # so that no caller waits longer than one and a half.
         deadline = self._now() + self._node.settings.command_timeout / 2
-        pause = FIRST_PAUSE
+        pause, was_sent = FIRST_PAUSE, False
         try:
             while True:
+                if isinstance(error, LaneLostError):
+                    was_sent = was_sent or (error.sent and not is_read(args))
                 if EMPTY_RESPONSE in options and _is_answer(error):
                     return options[EMPTY_RESPONSE]
                 wait = self._wait_before_repeating(error, args, options, pause)
-                if wait is None or self._now() + wait >= deadline:
-                    raise self.translate(error)
-                if not self._node.budget.withdraw():
-                    raise self.translate(error)
+                if (
+                    wait is None
+                    or self._now() + wait >= deadline
+                    or not self._node.budget.withdraw()
+                ):
+                    raise self.translate(error, was_sent=was_sent)
                 await asyncio.sleep(wait)
                 pause *= 2
                 try:
@@ -217,8 +221,16 @@ class Courier:
         breaker.record_refusal(breaker.generation, code)
         return pause
 
-    def translate(self, error: Exception) -> Exception:
-        """Return the caller's error for what a lane reported."""
+    def translate(self, error: Exception, *, was_sent: bool = False) -> Exception:
+        """Return the caller's error for what a lane reported.
+
+        With `was_sent` an earlier attempt may have been executed, whatever became of
+        this one.
+        """
+        if was_sent and isinstance(error, (LaneLostError, UnavailableError)):
+            return WireOutcomeUnknownError(
+                "sent, and sent again in vain: the command may have been executed"
+            )
         if isinstance(error, LaneLostError):
             if error.sent:
                 return WireOutcomeUnknownError(

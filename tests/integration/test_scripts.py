@@ -41,7 +41,7 @@ async def test_every_shipped_script_compiles_everywhere(client):
     loader = ScriptLoader()
     for name in loader.names():
         script = loader.load(name)
-        sha = await client.script_load(script._source)
+        sha = await client.script_load(script.source)
         assert (sha.decode() if isinstance(sha, bytes) else sha) == script.sha
 
 
