@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="tenant.get and tenant.set of a dict.")
     add = parser.add_argument
-    add("--loop", choices=("asyncio", "uvloop"), default="asyncio")
+    add("--loop", choices=("asyncio", "uvloop", "both"), default="asyncio")
     add("--transport", choices=("unix", "tcp"), default="tcp")
     add("--callers", type=int, default=100)
     add("--seconds", type=float, help="length of one sample, default 0.25")
@@ -183,6 +184,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run as asked; return the exit code."""
     options = parse(arguments)
+    if options.loop == "both":  # each in a fresh process
+        command = [sys.executable, __file__, *arguments, "--loop"]
+        loops = ("asyncio", "uvloop")
+        return max(
+            [subprocess.run([*command, loop], check=False).returncode for loop in loops]
+        )
     quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
     structlog.configure(wrapper_class=quiet)
     binary = find_server(options.server)
