@@ -31,6 +31,8 @@ from mcp_crew_redis.types import DataType
 from tests.integration.store.parts import store
 
 CALLERS = 12
+BURST = 0.6
+"""Of each second, the part in which there are writes; in the rest, what is late lands."""
 TENANT = "acme"
 NAMES = [f"k{at}" for at in range(8)]
 STATE = DataType.STATE
@@ -174,6 +176,8 @@ async def main(socket: str, seed: int, seconds: float) -> None:
             caller = Caller(tenant, witness, Random(seed * 1_000 + number), wrong)
             while loop.time() < end:
                 await caller.call()
+                if (spent := loop.time() % 1.0) > BURST:  # the same in every process
+                    await asyncio.sleep(1.0 - spent)
 
         async with asyncio.TaskGroup() as group:
             for number in range(CALLERS):

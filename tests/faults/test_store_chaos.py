@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from redis.asyncio import Redis
 
 from mcp_crew_redis._wire.header import HEADER_BYTES, unseal
 from mcp_crew_redis.testing import FaultProxy
@@ -94,10 +95,26 @@ async def disturb(proxy, random, done):
     return faults
 
 
-async def run(proxies):
+async def watch(server, done):
+    """Look at every key all the time: none may step back. Return what did."""
+    keys = [f"p:state:{{{TENANT}}}:{name}" for name in NAMES]
+    newest, wrong = dict.fromkeys(keys, 0), []
+    async with Redis(**server.client_kwargs) as client:
+        while not done.is_set():
+            for key, data in zip(keys, await client.mget(keys), strict=True):
+                stamp = 0 if data is None else unseal(data).stamp
+                if stamp < newest[key]:
+                    wrong.append(f"{key}: {stamp} after {newest[key]}")
+                newest[key] = stamp
+            await asyncio.sleep(0.001)
+    return wrong
+
+
+async def run(server, proxies):
     """Let a process write over each path while it is disturbed; return the reports."""
     done = asyncio.Event()
     async with asyncio.TaskGroup() as group:
+        watching = group.create_task(watch(server, done))
         workers = [
             group.create_task(work(proxy.unix_socket, SEED + at))
             for at, proxy in enumerate(proxies)
@@ -109,7 +126,7 @@ async def run(proxies):
         await asyncio.wait(workers)
         done.set()
     faults = sum((task.result() for task in disturbing), Counter())
-    return [task.result() for task in workers], faults
+    return [task.result() for task in workers], faults, watching.result()
 
 
 def newest_of(reports):
@@ -147,7 +164,7 @@ async def test_no_key_ends_older_than_its_newest_acknowledged_stamp(
             await stack.enter_async_context(FaultProxy(server.unix_socket))
             for _ in range(2)
         ]
-        reports, faults = await run(proxies)
+        reports, faults, went_back = await run(server, proxies)
         await wait_until(
             lambda: all(proxy.requests.held_count == 0 for proxy in proxies),
             "all that waited has landed",
@@ -158,6 +175,7 @@ async def test_no_key_ends_older_than_its_newest_acknowledged_stamp(
     record_testsuite_property("told", told)
 
     newest = newest_of(reports)
+    assert went_back[:10] == []
     assert [line for report in reports for line in report["wrong"]] == []
     problems = [check_key(server, key, *mark) for key, mark in newest.items()]
     assert [problem for problem in problems if problem] == []
