@@ -129,8 +129,8 @@ async def _check_ring(stand: Stand, item: Item) -> bool:
     took = (ring.heard_at - began) * 1e3
     stand.report.check(
         holds,
-        f"{item.tenant_id} changed {item.identifier}: the other process was rung "
-        f"after {took:,.1f} ms and read it",
+        f"{item.tenant_id} changed {item.identifier}: the other process, rung "
+        f"after {took:,.1f} ms, read it",
     )
     return holds
 

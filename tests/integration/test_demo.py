@@ -119,7 +119,7 @@ def wait_until_gone(processes: dict[int, str], timeout: float = 8.0) -> None:
 KEYS_BY_TENANT = re.compile(
     r"ok     keys the server has by tenant: acme (\d+), nova \1; 0 seen by the other\n"
 )
-RUNG = re.compile(r"ok     (?:acme|nova) changed \S+: the other process was rung after")
+RUNG = re.compile(r"ok     (?:acme|nova) changed \S+: the other process, rung after")
 
 
 def all_came_back(output: str) -> int:
