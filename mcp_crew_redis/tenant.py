@@ -11,6 +11,7 @@ from mcp_crew_redis.store.entry import Entry
 from mcp_crew_redis.store.store import Store
 from mcp_crew_redis.store.upkeep import OnProgress
 from mcp_crew_redis.store.usage import TenantUsage
+from mcp_crew_redis.store.values import Values
 from mcp_crew_redis.types import DataType, DeleteOutcome, WriteOutcome
 
 __all__ = ["Tenant"]
@@ -36,6 +37,7 @@ class Tenant:
     id: str
     _keys: TenantKeys = field(compare=False)
     _store: Store
+    _values: Values = field(compare=False)
 
     @classmethod
     def of(cls, store: Store, tenant_id: str) -> Tenant:
@@ -44,7 +46,7 @@ class Tenant:
         Raises:
             InvalidTenantError: The name is not one.
         """
-        return cls(tenant_id, store.keys.tenant(tenant_id), store)
+        return cls(tenant_id, store.keys.tenant(tenant_id), store, store.values)
 
     def __repr__(self) -> str:
         return f"<Tenant {self.id}>"
@@ -61,9 +63,7 @@ class Tenant:
         kind: str | None = None,
     ) -> Waiting[WriteOutcome]:
         """Store a value; `ttl` in seconds wins over the policy's row `kind`."""
-        return self._store.values.set(
-            self._keys, data_type, identifier, value, ttl, kind
-        )
+        return self._values.set(self._keys, data_type, identifier, value, ttl, kind)
 
     @overload
     def get(
@@ -91,7 +91,7 @@ class Tenant:
         default: object = None,
     ) -> Waiting[Any]:
         """Return a value, validated as `into`, or `default` when there is none."""
-        return self._store.values.get(self._keys, data_type, identifier, into, default)
+        return self._values.get(self._keys, data_type, identifier, into, default)
 
     @overload
     def get_entry(
@@ -105,23 +105,23 @@ class Tenant:
         self, data_type: DataType, identifier: str, *, into: type[Any] | None = None
     ) -> Waiting[Entry[Any] | None]:
         """Return a value with its age, source and stamp; None when there is none."""
-        return self._store.values.get_entry(self._keys, data_type, identifier, into)
+        return self._values.get_entry(self._keys, data_type, identifier, into)
 
     def delete(self, data_type: DataType, identifier: str) -> Waiting[DeleteOutcome]:
         """Delete a value or a counter and say whether there was one."""
-        return self._store.values.delete(self._keys, data_type, identifier)
+        return self._values.delete(self._keys, data_type, identifier)
 
     def exists(self, data_type: DataType, identifier: str) -> Waiting[bool]:
         """Return whether there is such a value or counter."""
-        return self._store.values.exists(self._keys, data_type, identifier)
+        return self._values.exists(self._keys, data_type, identifier)
 
     def ttl(self, data_type: DataType, identifier: str) -> Waiting[float | None]:
         """Return the seconds a value or counter has left; None when there is none."""
-        return self._store.values.ttl(self._keys, data_type, identifier)
+        return self._values.ttl(self._keys, data_type, identifier)
 
     def expire(self, data_type: DataType, identifier: str, ttl: float) -> Waiting[bool]:
         """Give what there is another time to live, in seconds; False for nothing."""
-        return self._store.values.expire(self._keys, data_type, identifier, ttl)
+        return self._values.expire(self._keys, data_type, identifier, ttl)
 
     # --- many values ------------------------------------------------------------------
 

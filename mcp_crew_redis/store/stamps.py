@@ -48,6 +48,7 @@ class StampSource:
 
     def __init__(self, port: Port, clock: Clock) -> None:
         self.hybrid = HybridClock(clock)
+        self._follow = self.hybrid.follow
         self.is_ready = False
         self.on_refresh: Callable[[], None] = _ignore
         self._port = port
@@ -95,9 +96,11 @@ class StampSource:
 
     def follow(self, stamp: int) -> None:
         """Take note of a stamp that was read: later writes will be newer."""
-        if not self.is_ready:  # this machine's wall clock cannot judge it yet
-            self._seen = max(self._seen, stamp)
-        elif lead := self.hybrid.follow(stamp):
+        if self.is_ready:
+            lead = self._follow(stamp)
+        else:  # this machine's wall clock cannot judge it yet
+            self._seen, lead = max(self._seen, stamp), 0
+        if lead:
             count = self.hybrid.ignored_count
             if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood
                 log.warning("stamps.lead_ignored", lead_us=lead, ignored_count=count)

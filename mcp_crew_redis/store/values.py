@@ -44,6 +44,8 @@ class Values:
         self._order = order
         self._noted = order.noted
         self._stamps = context.stamps
+        self._follow = context.stamps.follow
+        self._has_passed = context.stamps.has_passed
         self._read, self._write = gate.read, gate.write
         self._read_script, self._write_plain = gate.read_script, gate.write_plain
         self._graves = Graves(context, gate, order)
@@ -68,8 +70,12 @@ class Values:
         data = await self._read("GET", keys.key(data_type, identifier))
         if data is None:
             return default
-        sealed = self.opened(data)
-        return default if sealed is None else self.decoded(sealed.payload, into)
+        # As `opened`; the hottest path of the store does without the call.
+        stamp, expires_at_ms, is_tombstone, payload = unseal(data)
+        self._follow(stamp)
+        if is_tombstone or self._has_passed(expires_at_ms):
+            return default
+        return self.decoded(payload, into)
 
     async def get_entry(
         self, keys: TenantKeys, data_type: DataType, identifier: str, into: Any
@@ -124,8 +130,8 @@ class Values:
             CodecError: The bytes are not ours, or of a newer release.
         """
         sealed = unseal(data)
-        self._stamps.follow(sealed.stamp)
-        if sealed.is_tombstone or self._stamps.has_passed(sealed.expires_at_ms):
+        self._follow(sealed.stamp)
+        if sealed.is_tombstone or self._has_passed(sealed.expires_at_ms):
             return None
         return sealed
 
