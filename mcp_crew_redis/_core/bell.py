@@ -13,7 +13,7 @@ from random import Random
 from anyio import CancelScope
 from anyio.abc import TaskStatus
 
-from mcp_crew_redis._core.bell_dialler import BellDialler
+from mcp_crew_redis._core.bell_dialler import REFUSED, BellDialler
 from mcp_crew_redis._core.bell_line import BellLine, LineEndedError
 from mcp_crew_redis._core.bell_listening import BellListener, Registration
 from mcp_crew_redis._core.bell_pace import BellPace
@@ -223,7 +223,13 @@ class Bell:
         self._counts.dial_failures += 1
         pause = self._pace.failed(failure)
         address, cause = self._node.address, failure.cause
-        log.warning("bell.dial_failed", node=address, cause=cause, retry_after=pause)
+        if cause == REFUSED:
+            error = str(failure.make())
+            log.warning("bell.tracking_refused", node=address, error=error)
+        else:
+            log.warning(
+                "bell.dial_failed", node=address, cause=cause, retry_after=pause
+            )
         if self._pace.is_futile:
             self._mode = BellMode.POLLING
 
