@@ -32,7 +32,7 @@ from tests.integration.store.parts import store
 
 CALLERS = 12
 BURST = 0.6
-"""Of each second, the part in which there are writes; in the rest, what is late lands."""
+"""Of each second, the part with writes; in the rest, what is late lands."""
 TENANT = "acme"
 NAMES = [f"k{at}" for at in range(8)]
 STATE = DataType.STATE
