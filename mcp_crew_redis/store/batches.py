@@ -125,7 +125,11 @@ class Batches:
             pairs = [self._pair(item, lowest) for item in left]
             args = [argument for pair in pairs for argument in pair]
             names = [item.key for item in left]
-            answer = await self._gate.write("set_newer_many", names, args)
+            answer, is_doubtful = await self._gate.write_surely(
+                "set_newer_many", names, args
+            )
+            if is_doubtful:
+                return DUPLICATE, 0, None
             told = list(zip(left, answer[::2], answer[1::2], strict=True))
             left = [item for item, outcome, _ in told if outcome in REFUSED]
             stood = (stamp for _, outcome, stamp in told if outcome in REFUSED)

@@ -1,8 +1,8 @@
 """The gate: the one way in which the store's commands leave for Redis.
 
 Every read of a value passes `read`, `read_script` or `read_many`, every write `write`,
-`write_plain` or `write_plain_many`. Whoever is to answer while Redis is away, or must
-see what was written, stands here.
+`write_again`, `write_plain` or `write_plain_many`. Whoever is to answer while Redis is
+away, or must see what was written, stands here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 from mcp_crew_redis._core.port import Port
 from mcp_crew_redis._core.scripts import Argument
+from mcp_crew_redis.errors import OutcomeUnknownError, UnavailableError
+from mcp_crew_redis.store.counting import may_have_happened
 
 __all__ = ["Gate"]
 
@@ -47,12 +49,46 @@ class Gate:
     def write(
         self, script: str, keys: Sequence[bytes], args: Sequence[Argument]
     ) -> Reply:
-        """Run a script that compares stamps.
+        """Run a script that compares stamps, once.
 
-        The same stamp and bytes again change nothing, so a lost reply is asked for
-        again.
+        Raises:
+            OutcomeUnknownError: Its reply was lost; see `write_again`.
         """
-        return self._run(script, keys, args, is_repeatable=True)
+        return self._run(script, keys, args)
+
+    async def write_again(
+        self, script: str, keys: Sequence[bytes], args: Sequence[Argument]
+    ) -> Any:
+        """Run a script of `write` whose reply was lost, with the same stamp and bytes.
+
+        What stands in the way of this one is no reason to insist: either the first
+        was executed and has been replaced since, or the two are concurrent.
+
+        Raises:
+            OutcomeUnknownError: In vain; the first may have been executed.
+            UnavailableError: Likewise, after a timeout.
+        """
+        try:
+            return await self._run(script, keys, args, is_repeatable=True)
+        except UnavailableError as error:
+            if may_have_happened(error):
+                raise
+            raise OutcomeUnknownError(
+                "a write was sent and not answered: it may have been executed"
+            ) from error
+
+    async def write_surely(
+        self, script: str, keys: Sequence[bytes], args: Sequence[Argument]
+    ) -> tuple[Any, bool]:
+        """Run a script of `write`, again if its reply is lost.
+
+        Returns:
+            The answer, and whether it is that of `write_again`.
+        """
+        try:
+            return await self.write(script, keys, args), False
+        except OutcomeUnknownError:
+            return await self.write_again(script, keys, args), True
 
     def write_plain(self, *command: Argument, is_repeatable: bool = False) -> Reply:
         """Send one command that writes what has no order: a cache, a counter."""

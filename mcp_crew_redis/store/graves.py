@@ -9,7 +9,7 @@ from mcp_crew_redis._wire.header import seal_tombstone
 from mcp_crew_redis._wire.ttl import ttl_ms
 from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.gate import Gate
-from mcp_crew_redis.store.ordered import DUPLICATE, REFUSED, Order
+from mcp_crew_redis.store.ordered import DUPLICATE, REFUSED, STORED, Order
 
 __all__ = ["Graves"]
 
@@ -24,14 +24,15 @@ class Graves:
     def __init__(self, context: StoreContext, gate: Gate, order: Order) -> None:
         self._order = order
         self._stamps = context.stamps
-        self._write = gate.write
+        self._write = gate.write_surely
         self._lives_ms = ttl_ms(context.tombstone_ttl)
 
     async def bury(self, keys: Sequence[bytes]) -> int:
         """Leave a tombstone under each key and return how many held a live value.
 
         Where the reply was lost and the script sent again, its tombstones are found
-        standing, and count as values deleted: what they replaced is not known any more.
+        standing, or replaced by newer values. They count as values deleted: what they
+        replaced is not known any more.
 
         Args:
             keys: Of one tenant, each once, a bounded number.
@@ -45,7 +46,8 @@ class Graves:
         async def once(stamp: int) -> tuple[int, int, int]:
             tombstone = seal_tombstone(stamp, stamp // 1_000 + self._lives_ms)
             args = (tombstone, self._lives_ms, self._stamps.hybrid.now_ms())
-            burial.note(await self._write("delete_newer", burial.left, args))
+            answer, is_doubtful = await self._write("delete_newer", burial.left, args)
+            burial.note(answer, is_doubtful=is_doubtful)
             return burial.outcome, burial.stands, burial.count
 
         outcome, stands, count = await once(self._order.stamp())
@@ -72,15 +74,18 @@ class _Burial:
         self.outcome = DUPLICATE
         self.stands = _NOTHING_STANDS
 
-    def note(self, answer: Sequence[int]) -> None:
-        """Take in the script's answer: outcome, stamp, liveness of each key left."""
+    def note(self, answer: Sequence[int], *, is_doubtful: bool) -> None:
+        """Take in the script's answer: outcome, stamp, liveness of each key left.
+
+        What stands in the way of a doubtful one is left alone.
+        """
         left: list[bytes] = []
         self.outcome, self.stands = DUPLICATE, _NOTHING_STANDS
         triples = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
         for key, (outcome, stands, was_live) in zip(self.left, triples, strict=True):
-            if outcome in REFUSED:
+            if outcome in REFUSED and not is_doubtful:
                 left.append(key)
                 self.outcome, self.stands = outcome, max(self.stands, stands)
-            elif was_live or outcome == DUPLICATE:
+            elif was_live or outcome != STORED:
                 self.count += 1
         self.left = left

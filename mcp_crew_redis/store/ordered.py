@@ -10,10 +10,11 @@ from mcp_crew_redis._wire.header import MAX_STAMP
 from mcp_crew_redis.errors import ConflictError
 from mcp_crew_redis.store.context import StoreContext, TenantNotes
 
-__all__ = ["ABSENT", "DUPLICATE", "FOREIGN", "MAX_TRIES", "REFUSED", "Order"]
+__all__ = ["ABSENT", "DUPLICATE", "FOREIGN", "MAX_TRIES", "REFUSED", "STORED", "Order"]
 
 REFUSED: Final = frozenset({int(NewerOutcome.NEWER_STANDS), int(NewerOutcome.CONFLICT)})
 """Outcomes of a script that has written nothing, because of somebody else's stamp."""
+STORED: Final = int(NewerOutcome.STORED)
 DUPLICATE: Final = int(NewerOutcome.DUPLICATE)
 ABSENT: Final = 4
 """expire_newer: there is no live value."""
@@ -66,6 +67,8 @@ class Order:
         self, send: Callable[[int], Awaitable[tuple[int, int, Answer]]], stands: int
     ) -> Answer:
         """Write again above what stands, until it is stored.
+
+        Not for a refusal that answers a repetition: see `Gate.write_again`.
 
         The caller is alive and has just been refused: its write is the later one. Each
         try reaches further above, four times as far, so that a writer whose clock is

@@ -14,13 +14,18 @@ from mcp_crew_redis._wire.header import (
 )
 from mcp_crew_redis._wire.keys import TenantKeys
 from mcp_crew_redis._wire.ttl import ttl_ms
-from mcp_crew_redis.errors import CodecError, DataError, ValueTooLargeError
+from mcp_crew_redis.errors import (
+    CodecError,
+    DataError,
+    OutcomeUnknownError,
+    ValueTooLargeError,
+)
 from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.entry import Entry
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.graves import Graves
 from mcp_crew_redis.store.kinds import KEYED_TYPES, VALUE_TYPES, is_plain, refused
-from mcp_crew_redis.store.ordered import ABSENT, FOREIGN, REFUSED, Order
+from mcp_crew_redis.store.ordered import ABSENT, DUPLICATE, FOREIGN, REFUSED, Order
 from mcp_crew_redis.types import DataType, DeleteOutcome, WriteOutcome
 
 __all__ = ["Values"]
@@ -47,6 +52,7 @@ class Values:
         self._follow = context.stamps.follow
         self._has_passed = context.stamps.has_passed
         self._read, self._write = gate.read, gate.write
+        self._write_again, self._write_surely = gate.write_again, gate.write_surely
         self._read_script, self._write_plain = gate.read_script, gate.write_plain
         self._graves = Graves(context, gate, order)
         self._encode, self.decoded = context.codec.encode, context.codec.decode
@@ -161,17 +167,26 @@ class Values:
                 "SET", key, sealed, "PX", lives_ms, is_repeatable=True
             )
             return STORED
-        outcome, stands = await self._write("set_newer", (key,), (sealed, lives_ms))
-        if outcome not in REFUSED:
+        names, args = (key,), (sealed, lives_ms)
+        try:
+            outcome, stands = await self._write("set_newer", names, args)
+        except OutcomeUnknownError:
+            await self._write_again("set_newer", names, args)
             return STORED
+        if outcome in REFUSED:
+            await self._insist(names, payload, lives_ms, stands)
+        return STORED
 
+    async def _insist(
+        self, names: tuple[bytes, ...], payload: bytes, lives_ms: int, stands: int
+    ) -> None:
         async def again(stamp: int) -> tuple[int, int, None]:
             args = (self.sealed(stamp, payload, lives_ms), lives_ms)
-            outcome, stands = await self._write("set_newer", (key,), args)
-            return outcome, stands, None
+            answer, is_doubtful = await self._write_surely("set_newer", names, args)
+            outcome, stands = answer
+            return DUPLICATE if is_doubtful else outcome, stands, None
 
         await self._order.insist(again, stands)
-        return STORED
 
     async def delete(
         self, keys: TenantKeys, data_type: DataType, identifier: str
@@ -199,7 +214,10 @@ class Values:
         async def once(stamp: int) -> tuple[int, int, int]:
             header = self.sealed(stamp, b"", lives_ms)
             args = (header, lives_ms, self._stamps.hybrid.now_ms())
-            outcome, stands = await self._write("expire_newer", (key,), args)
+            answer, is_doubtful = await self._write_surely("expire_newer", (key,), args)
+            outcome, stands = answer
+            if is_doubtful and outcome in REFUSED:
+                outcome = DUPLICATE
             return outcome, stands, outcome
 
         outcome, stands, _ = await once(self._order.stamp())
