@@ -150,8 +150,12 @@ async def set_newer(
     value: bytes,
     *,
     ttl_ms: int,
+    floor: bytes | str,
 ) -> NewerResult:
-    """Store a sealed value unless the key holds a newer one; see lua/set_newer.lua."""
+    """Store a sealed value unless the key holds a newer one; see lua/set_newer.lua.
+
+    `floor` is the key that holds the stamp of the tenant's last purge.
+    """
     script = loader.load("set_newer")
-    outcome, stamp = await script(client, (key,), (value, ttl_ms))
+    outcome, stamp = await script(client, (key, floor), (value, ttl_ms))
     return NewerResult(NewerOutcome(outcome), stamp)

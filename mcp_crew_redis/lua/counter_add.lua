@@ -9,7 +9,7 @@
 -- ARGV[2] sequence  1 to 2^53 - 1, above every earlier one of this writer
 -- ARGV[3] delta     a signed 64-bit integer
 -- ARGV[4] ttl_ms    time to live in milliseconds, over 0
--- ARGV[5] made_us   0, or when the delta was made: a re-send older than the floor is refused
+-- ARGV[5] made_us   0, or when the delta was made: what is older than the floor is refused
 -- Returns {1, value} added now; {2, value} added by an earlier sending, the value it had
 -- then; and with nothing changed: {0} it would leave 64 bits, {-1} a later sequence of
 -- this writer was seen, {-2} the hash is no counter, {-3} the tenant was purged since

@@ -2,18 +2,20 @@
 -- Headers are those of _wire/header.py. A key without one counts as absent, and gets
 -- the tombstone too: a write that is older and still on its way must find it. Every
 -- key is read before the first is written, so an error leaves all as they were.
--- KEYS[1+] keys       the values' keys, a bounded number
+-- KEYS[1+] keys       the values' keys, a bounded number; then the tenant's floor
 -- ARGV[1] tombstone   a header with its flag set, the same for every key
 -- ARGV[2] ttl_ms      how long tombstones are kept, in milliseconds, over 0
 -- ARGV[3] now_ms      Unix milliseconds: values that have expired are not live
 -- Returns {outcome, stamp, was_live} for each key, flat: 1 deleted, 0 a newer one
--- stands, 2 this tombstone stood already, 3 something else stands under its stamp;
+-- or the floor stands, 2 this tombstone stood already, 3 something else stands under its stamp;
 -- the stamp that stands now; 1 if a live value stood there before
 -- Expiry: PX ARGV[2] with each write
 local stamp = struct.unpack('>I8', ARGV[1], 3)
 local now_ms = tonumber(ARGV[3])
 local headers = {}
-for i = 1, #KEYS do
+local count = #KEYS - 1
+local floor = tonumber(redis.call('GET', KEYS[#KEYS]) or 0)
+for i = 1, count do
   local key = KEYS[i]
   local held = redis.call('GETRANGE', key, 0, 15)
   local is_ours = #held == 16 and string.byte(held, 1) == 0xC7
@@ -23,7 +25,7 @@ for i = 1, #KEYS do
   headers[i] = is_ours and held
 end
 local answer = {}
-for i = 1, #KEYS do
+for i = 1, count do
   local key = KEYS[i]
   local held = headers[i]
   local held_stamp, was_live = -1, 0
@@ -36,7 +38,9 @@ for i = 1, #KEYS do
     end
   end
   local outcome = 1
-  if held_stamp > stamp then
+  if not held and floor >= stamp then
+    outcome, held_stamp = 0, floor
+  elseif held_stamp > stamp then
     outcome = 0
   elseif held_stamp == stamp then
     outcome = held == ARGV[1] and 2 or 3

@@ -1,6 +1,8 @@
 -- Give a live value another time to live and a new header, unless it is newer; atomic,
--- one key. The payload is neither sent nor copied.
+-- one value. The payload is neither sent nor copied. A value that is not above the
+-- tenant's floor is absent: a newer header would take it out of the purge's way.
 -- KEYS[1] key       the value's key
+-- KEYS[2] floor     the stamp of the tenant's last purge
 -- ARGV[1] header    16 bytes with the new stamp and the new expires_at
 -- ARGV[2] ttl_ms    time to live in milliseconds, over 0
 -- ARGV[3] now_ms    Unix milliseconds: a value that has expired is absent
@@ -21,7 +23,9 @@ if string.byte(held, 2) >= 0x20 then
 end
 local held_stamp = struct.unpack('>I8', held, 3)
 local expires_at = struct.unpack('>I6', held, 11)
-local is_over = expires_at > 0 and expires_at <= tonumber(ARGV[3])
+local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
+local is_over = held_stamp <= floor
+  or expires_at > 0 and expires_at <= tonumber(ARGV[3])
 if string.byte(held, 2) % 2 == 1 or is_over then
   return {4, held_stamp}
 end

@@ -101,13 +101,14 @@ class Batches:
             )
             for identifier, value in values.items()
         ]
-        if items:
-            await room.prepared(keys)
-        if items and has_no_order:
+        if not items:
+            return WriteOutcome.STORED
+        floor = await room.prepared(keys)
+        if has_no_order:
             await self._set_plain(items)
         else:
             for chunk in _chunks(items):
-                await self._set_ordered(chunk)
+                await self._set_ordered(chunk, floor)
         return WriteOutcome.STORED
 
     async def _set_plain(self, items: Sequence[_Item]) -> None:
@@ -117,14 +118,14 @@ class Batches:
         ]
         raise_first(await self._gate.write_plain_many(commands))
 
-    async def _set_ordered(self, items: Sequence[_Item]) -> None:
+    async def _set_ordered(self, items: Sequence[_Item], floor: bytes) -> None:
         left = list(items)
 
         async def once(lowest: int) -> tuple[int, int, None]:
             nonlocal left
             pairs = [self._pair(item, lowest) for item in left]
             args = [argument for pair in pairs for argument in pair]
-            names = [item.key for item in left]
+            names = [*(item.key for item in left), floor]
             answer, is_doubtful = await self._gate.write_surely(
                 "set_newer_many", names, args
             )
@@ -164,10 +165,10 @@ class Batches:
             replies = await self._gate.write_plain_many(commands)
             raise_first(replies)
             return sum(replies)
-        await self._values.prepared(keys)
+        floor = await self._values.prepared(keys)
         count = 0
         for part in _parts(encoded, WRITE_CHUNK):
-            count += await self._graves.bury(part)
+            count += await self._graves.bury(part, floor)
         return count
 
 

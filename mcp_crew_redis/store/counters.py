@@ -251,19 +251,18 @@ class Counters:
     async def _send(self, tally: Tally, batch: Batch) -> list[int | bytes]:
         """Send a batch; one whose reply was lost is sent again, once."""
         keys = (tally.key, tally.floor)
-        args = (self._writer, batch.sequence, batch.delta, batch.ttl_ms)
+        args = (self._writer, batch.sequence, batch.delta, batch.ttl_ms, batch.made_us)
         if not batch.is_uncertain:
             batch.is_uncertain = True  # a cancelled await leaves it so
             try:
                 # Not repeatable: the error then tells whether this one was sent.
-                return list(await self._run(SCRIPT, keys, (*args, 0)))
+                return list(await self._run(SCRIPT, keys, args))
             except OutcomeUnknownError:
                 pass
             except UnavailableError as error:
                 batch.is_uncertain = may_have_happened(error)
                 raise
-        again = (*args, batch.made_us)
-        return list(await self._run(SCRIPT, keys, again, is_repeatable=True))
+        return list(await self._run(SCRIPT, keys, args, is_repeatable=True))
 
     @staticmethod
     def _settle(tally: Tally, batch: Batch, reply: list[int | bytes]) -> None:

@@ -27,7 +27,7 @@ class Graves:
         self._write = gate.write_surely
         self._lives_ms = ttl_ms(context.tombstone_ttl)
 
-    async def bury(self, keys: Sequence[bytes]) -> int:
+    async def bury(self, keys: Sequence[bytes], floor: bytes) -> int:
         """Leave a tombstone under each key and return how many held a live value.
 
         Where the reply was lost and the script sent again, its tombstones are found
@@ -36,6 +36,7 @@ class Graves:
 
         Args:
             keys: Of one tenant, each once, a bounded number.
+            floor: The key of the tenant's floor.
 
         Raises:
             ConflictError: Newer writes of others stood in the way time after time.
@@ -46,7 +47,8 @@ class Graves:
         async def once(stamp: int) -> tuple[int, int, int]:
             tombstone = seal_tombstone(stamp, stamp // 1_000 + self._lives_ms)
             args = (tombstone, self._lives_ms, self._stamps.hybrid.now_ms())
-            answer, is_doubtful = await self._write("delete_newer", burial.left, args)
+            names = (*burial.left, floor)
+            answer, is_doubtful = await self._write("delete_newer", names, args)
             burial.note(answer, is_doubtful=is_doubtful)
             return burial.outcome, burial.stands, burial.count
 

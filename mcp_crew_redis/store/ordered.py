@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from mcp_crew_redis._core.scripts import NewerOutcome
 from mcp_crew_redis._wire.header import MAX_STAMP
+from mcp_crew_redis._wire.keys import MetaKey, TenantKeys
 from mcp_crew_redis.errors import ConflictError
 from mcp_crew_redis.store.context import StoreContext, TenantNotes
 
@@ -35,22 +36,27 @@ class Order:
         registry: Told of a tenant before the first write for it; None for nobody.
 
     Attributes:
-        noted: Tenants that may be written for at once: the clock is measured and the
-            registry knows them.
+        noted: Tenants that may be written for at once, each with the key of its floor:
+            the clock is measured and the registry knows them.
     """
 
     __slots__ = ("_registry", "_stamps", "noted", "stamp")
 
     def __init__(self, context: StoreContext, registry: TenantNotes | None) -> None:
-        self.noted: set[str] = set()
+        self.noted: dict[str, bytes] = {}
         self.stamp = context.stamps.stamp
         self._stamps = context.stamps
         self._registry = registry
         # The registry wants to hear of a tenant now and then; it knows how often.
         context.stamps.on_refresh = self.noted.clear
 
-    async def prepare(self, tenant_id: str) -> None:
+    async def prepare(self, keys: TenantKeys) -> bytes:
         """Do what must precede the first write for a tenant.
+
+        Returns:
+            The key of the tenant's floor, which every ordered write is given: what a
+            purge has removed, it removed with its stamp, and only the floor still
+            tells how old a write may be.
 
         Raises:
             UnavailableError: Redis did not answer; nothing was written.
@@ -58,10 +64,11 @@ class Order:
         if not self._stamps.is_ready:
             await self._stamps.ready()
         if self._registry is not None:
-            await self._registry.note(tenant_id)
+            await self._registry.note(keys.tenant_id)
         if len(self.noted) >= _MAX_NOTED:
             self.noted.clear()
-        self.noted.add(tenant_id)
+        floor = self.noted[keys.tenant_id] = keys.meta(MetaKey.FLOOR)
+        return floor
 
     async def insist(
         self, send: Callable[[int], Awaitable[tuple[int, int, Answer]]], stands: int

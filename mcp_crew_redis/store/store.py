@@ -81,7 +81,7 @@ class Store:
         try:
             return await self.upkeep.purge(tenant_id, on_progress)
         finally:
-            self._noted.discard(tenant_id)  # the next write notes it again
+            self._noted.pop(tenant_id, None)  # the next write notes it again
 
     async def aclose(self) -> None:
         """End what is under way in the background. Idempotent."""

@@ -158,8 +158,7 @@ class Values:
         key = keys.key(data_type, identifier)
         lives_ms = self.lifetime_ms(data_type, ttl, kind)
         payload = self.encoded(value)
-        if keys.tenant_id not in self._noted:
-            await self._order.prepare(keys.tenant_id)
+        floor = self._noted.get(keys.tenant_id) or await self._order.prepare(keys)
         stamp = self._stamps.stamp()
         sealed = self.sealed(stamp, payload, lives_ms)
         if VALUE_TYPES[data_type]:
@@ -167,7 +166,7 @@ class Values:
                 "SET", key, sealed, "PX", lives_ms, is_repeatable=True
             )
             return STORED
-        names, args = (key,), (sealed, lives_ms)
+        names, args = (key, floor), (sealed, lives_ms)
         try:
             outcome, stands = await self._write("set_newer", names, args)
         except OutcomeUnknownError:
@@ -196,8 +195,8 @@ class Values:
         if VALUE_TYPES.get(data_type, True):
             was_live = await self._write_plain("UNLINK", key)
         else:
-            await self.prepared(keys)
-            was_live = bool(await self._graves.bury((key,)))
+            floor = await self.prepared(keys)
+            was_live = bool(await self._graves.bury((key,), floor))
         return DeleteOutcome.DELETED if was_live else DeleteOutcome.ABSENT
 
     async def expire(
@@ -209,12 +208,12 @@ class Values:
         if data_type not in VALUE_TYPES:
             command = ("PEXPIRE", key, lives_ms)
             return bool(await self._write_plain(*command, is_repeatable=True))
-        await self.prepared(keys)
+        names = (key, await self.prepared(keys))
 
         async def once(stamp: int) -> tuple[int, int, int]:
             header = self.sealed(stamp, b"", lives_ms)
             args = (header, lives_ms, self._stamps.hybrid.now_ms())
-            answer, is_doubtful = await self._write_surely("expire_newer", (key,), args)
+            answer, is_doubtful = await self._write_surely("expire_newer", names, args)
             outcome, stands = answer
             if is_doubtful and outcome in REFUSED:
                 outcome = DUPLICATE
@@ -251,10 +250,9 @@ class Values:
         expires_at_ms = min(stamp // 1_000 + lives_ms, MAX_EXPIRES_AT_MS)
         return seal(stamp, payload, expires_at_ms, max_bytes=self._max_bytes)
 
-    async def prepared(self, keys: TenantKeys) -> None:
-        """Do what must precede the first write for a tenant."""
-        if keys.tenant_id not in self._noted:
-            await self._order.prepare(keys.tenant_id)
+    async def prepared(self, keys: TenantKeys) -> bytes:
+        """Do what must precede the first write; return the key of the floor."""
+        return self._noted.get(keys.tenant_id) or await self._order.prepare(keys)
 
     @staticmethod
     def _key(keys: TenantKeys, data_type: DataType, identifier: str) -> bytes:

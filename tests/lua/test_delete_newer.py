@@ -8,6 +8,7 @@ from mcp_crew_redis._core.scripts import ScriptLoader
 from mcp_crew_redis._wire.header import seal, seal_tombstone
 
 KEY, OTHER = b"p:state:{acme}:k", b"p:state:{acme}:other"
+FLOOR = b"p:meta:{acme}:floor"
 STAMP = 1_763_000_000_000_001
 NOW_MS = STAMP // 1_000
 TOMBSTONE = seal_tombstone(STAMP, NOW_MS + 60_000)
@@ -25,7 +26,7 @@ def bury(client):
     script = ScriptLoader().load("delete_newer")
 
     async def bury(*keys, tombstone=TOMBSTONE):
-        return await script(client, keys, (tombstone, 60_000, NOW_MS))
+        return await script(client, (*keys, FLOOR), (tombstone, 60_000, NOW_MS))
 
     return bury
 
@@ -115,3 +116,12 @@ async def test_a_hash_is_no_value(client, bury):
 
     with pytest.raises(ResponseError, match=r"WRONGTYPE|wrong kind"):
         await bury(KEY)
+
+
+async def test_a_delete_of_before_the_purge_leaves_nothing(client, bury):
+    """Where nothing stands the floor does."""
+    await client.set(FLOOR, STAMP)
+
+    assert await bury(KEY) == [NEWER, STAMP, 0]
+
+    assert await client.exists(KEY) == 0

@@ -7,7 +7,7 @@ from redis.exceptions import ResponseError
 from mcp_crew_redis._core.scripts import ScriptLoader
 from mcp_crew_redis._wire.header import seal, seal_tombstone
 
-KEY = b"p:state:{acme}:k"
+KEY, FLOOR = b"p:state:{acme}:k", b"p:meta:{acme}:floor"
 STAMP = 1_763_000_000_000_001
 NOW_MS = STAMP // 1_000
 HEADER = seal(STAMP, b"", NOW_MS + 5_000)
@@ -25,7 +25,7 @@ def expire(client):
     script = ScriptLoader().load("expire_newer")
 
     async def expire():
-        return await script(client, (KEY,), (HEADER, 5_000, NOW_MS))
+        return await script(client, (KEY, FLOOR), (HEADER, 5_000, NOW_MS))
 
     return expire
 
@@ -96,3 +96,14 @@ async def test_a_value_of_a_newer_format_is_left_alone(client, expire):
 
     with pytest.raises(ResponseError, match="newer release"):
         await expire()
+
+
+async def test_what_is_to_be_purged_is_absent(client, expire):
+    """A newer header would take it out of the purge's way."""
+    value = seal(STAMP - 2, b"v")
+    await client.set(KEY, value, px=60_000)
+    await client.set(FLOOR, STAMP - 1)
+
+    assert await expire() == [ABSENT, STAMP - 2]
+
+    assert await client.get(KEY) == value

@@ -12,7 +12,7 @@ from mcp_crew_redis._core.scripts import (
 )
 from mcp_crew_redis._wire.header import MAX_STAMP, seal, seal_tombstone
 
-KEY = b"p:state:{acme}:k"
+KEY, FLOOR = b"p:state:{acme}:k", b"p:meta:{acme}:floor"
 STAMP = 1_763_000_000_000_001
 
 
@@ -27,7 +27,7 @@ def write(client):
     loader = ScriptLoader()
 
     async def write(value, ttl_ms=60_000):
-        return await set_newer(client, loader, KEY, value, ttl_ms=ttl_ms)
+        return await set_newer(client, loader, KEY, value, ttl_ms=ttl_ms, floor=FLOOR)
 
     return write
 
@@ -137,3 +137,15 @@ async def test_a_write_that_does_not_expire_is_refused(client, write, ttl_ms):
         await write(seal(STAMP, b"v"), ttl_ms=ttl_ms)
 
     assert await client.exists(KEY) == 0
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+async def test_what_was_purged_does_not_come_back(client, write, behind):
+    """Where nothing stands the floor does; what is above it is stored."""
+    await client.set(FLOOR, STAMP)
+
+    refused = await write(seal(STAMP - behind, b"late"))
+
+    assert refused == NewerResult(NewerOutcome.NEWER_STANDS, STAMP)
+    assert await client.exists(KEY) == 0
+    assert (await write(seal(STAMP + 1, b"v"))).outcome is NewerOutcome.STORED

@@ -8,6 +8,7 @@ from mcp_crew_redis._core.scripts import ScriptLoader
 from mcp_crew_redis._wire.header import seal
 
 KEYS = [f"p:state:{{acme}}:{n}".encode() for n in range(4)]
+FLOOR = b"p:meta:{acme}:floor"
 STAMP = 1_763_000_000_000_001
 NEWER, STORED, DUPLICATE, CONFLICT = 0, 1, 2, 3
 
@@ -24,7 +25,7 @@ def write(client):
 
     async def write(pairs):
         args = [argument for value in pairs.values() for argument in (value, 60_000)]
-        return await script(client, list(pairs), args)
+        return await script(client, [*pairs, FLOOR], args)
 
     return write
 
@@ -66,3 +67,15 @@ async def test_an_error_leaves_every_key_as_it_was(client, write):
         await write({KEYS[0]: seal(STAMP, b"v"), KEYS[1]: seal(STAMP, b"v")})
 
     assert await client.get(KEYS[0]) is None
+
+
+async def test_what_was_purged_does_not_come_back(client, write):
+    """Where nothing stands the floor does; other keys are not concerned."""
+    await client.set(FLOOR, STAMP)
+    await client.set(KEYS[1], seal(STAMP + 1, b"v"), px=60_000)
+
+    pairs = {KEYS[0]: STAMP, KEYS[1]: STAMP + 2, KEYS[2]: STAMP + 1}
+    answer = await write({key: seal(stamp, b"v") for key, stamp in pairs.items()})
+
+    assert answer == [NEWER, STAMP, STORED, STAMP + 2, STORED, STAMP + 1]
+    assert await client.exists(KEYS[0]) == 0
