@@ -12,7 +12,8 @@
 -- ARGV[5] made_us   0, or when the delta was made: what is older than the floor is refused
 -- Returns {1, value} added now; {2, value} added by an earlier sending, the value it had
 -- then; and with nothing changed: {0} it would leave 64 bits, {-1} a later sequence of
--- this writer was seen, {-2} the hash is no counter, {-3} the tenant was purged since
+-- this writer was seen, {-2} the hash is no counter, {-3, floor} the tenant was purged
+-- since
 -- Expiry: PEXPIRE ARGV[4] with each addition
 local field = 'w:' .. ARGV[1]
 local record = redis.call('HGET', KEYS[1], field)
@@ -31,7 +32,7 @@ end
 if ARGV[5] ~= '0' then
   local floor = redis.call('GET', KEYS[2])
   if floor and tonumber(floor) >= tonumber(ARGV[5]) then
-    return {-3}
+    return {-3, floor}
   end
 end
 local count = record and 0 or redis.call('HLEN', KEYS[1])

@@ -164,6 +164,8 @@ class Batches:
             commands = [("UNLINK", *part) for part in _parts(encoded, READ_CHUNK)]
             replies = await self._gate.write_plain_many(commands)
             raise_first(replies)
+            for key in encoded:
+                self._values.forget(key)
             return sum(replies)
         floor = await self._values.prepared(keys)
         count = 0

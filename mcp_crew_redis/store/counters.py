@@ -32,10 +32,10 @@ from mcp_crew_redis.store.counting import (
     fresh,
     may_have_happened,
     no_counter,
-    refusal,
+    settle,
     settle_all,
 )
-from mcp_crew_redis.store.tally import MAX_BATCH, NOBODY, Batch, Call, Tally, shares
+from mcp_crew_redis.store.tally import NOBODY, Batch, Call, Tally
 from mcp_crew_redis.types import DataType
 
 __all__ = ["Counters"]
@@ -51,7 +51,7 @@ MAX_UNCERTAIN: Final = 10_000
 WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-_DONE: Final = (Added.ADDED, Added.REPEATED)
+Command = tuple[str, tuple[bytes, bytes], tuple[str | int, ...]]
 
 
 class Counters:
@@ -161,6 +161,14 @@ class Counters:
         except ValueError:
             raise no_counter() from None
 
+    def forget(self, key: bytes) -> None:
+        """Drop an uncertain batch: its counter was deleted, and its number with it.
+
+        One that somebody waits for is kept: it was under way beside the delete.
+        """
+        if key in self._uncertain:
+            del self._uncertain[key], self._tallies[key]
+
     # --- who sends --------------------------------------------------------------------
 
     def _tally(self, keys: TenantKeys, identifier: str) -> Tally:
@@ -222,7 +230,7 @@ class Counters:
                 settle_all(batch, error)
             else:
                 tally.batch = None
-                self._settle(tally, batch, reply)
+                settle(tally, batch, reply)
             tally.is_shared = tally.is_shared or len(batch.calls) > 1
 
     # --- batches ----------------------------------------------------------------------
@@ -250,34 +258,27 @@ class Counters:
 
     async def _send(self, tally: Tally, batch: Batch) -> list[int | bytes]:
         """Send a batch; one whose reply was lost is sent again, once."""
-        keys = (tally.key, tally.floor)
-        args = (self._writer, batch.sequence, batch.delta, batch.ttl_ms, batch.made_us)
         if not batch.is_uncertain:
             batch.is_uncertain = True  # a cancelled await leaves it so
             try:
                 # Not repeatable: the error then tells whether this one was sent.
-                return list(await self._run(SCRIPT, keys, args))
+                reply = await self._run(*self._command(tally, batch))
+                if reply[0] != Added.PURGED:
+                    return list(reply)
+                # Its callers are alive: it comes after the purge. The clock is behind.
+                batch.made_us = max(self._now_us(), int(reply[1]) + 1)
+                return list(await self._run(*self._command(tally, batch)))
             except OutcomeUnknownError:
                 pass
             except UnavailableError as error:
                 batch.is_uncertain = may_have_happened(error)
                 raise
-        return list(await self._run(SCRIPT, keys, args, is_repeatable=True))
+        again = self._command(tally, batch)
+        return list(await self._run(*again, is_repeatable=True))
 
-    @staticmethod
-    def _settle(tally: Tally, batch: Batch, reply: list[int | bytes]) -> None:
-        status = Added(int(reply[0]))
-        if status in _DONE:
-            tally.limit = min(tally.limit * 2, MAX_BATCH)
-            after = int(reply[1])
-            for call, share in zip(
-                batch.calls, shares(batch.calls, after), strict=True
-            ):
-                call.settle(share)
-        elif status is Added.OVERFLOW and len(batch.calls) > 1:
-            tally.split(batch.calls)  # one of them is too much; the others are not
-        else:
-            settle_all(batch, refusal(status))
+    def _command(self, tally: Tally, batch: Batch) -> Command:
+        numbers = (batch.sequence, batch.delta, batch.ttl_ms, batch.made_us)
+        return SCRIPT, (tally.key, tally.floor), (self._writer, *numbers)
 
     def _fail(self, tally: Tally, batch: Batch, error: UnavailableError) -> None:
         """Tell everybody; nobody waits for a second timeout."""

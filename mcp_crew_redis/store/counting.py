@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from mcp_crew_redis.errors import (
     ConflictError,
@@ -13,7 +14,14 @@ from mcp_crew_redis.errors import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from mcp_crew_redis.store.tally import INT64_MAX, INT64_MIN, Batch
+from mcp_crew_redis.store.tally import (
+    INT64_MAX,
+    INT64_MIN,
+    MAX_BATCH,
+    Batch,
+    Tally,
+    shares,
+)
 
 __all__ = [
     "Added",
@@ -22,6 +30,7 @@ __all__ = [
     "may_have_happened",
     "no_counter",
     "refusal",
+    "settle",
     "settle_all",
 ]
 
@@ -37,6 +46,9 @@ class Added(IntEnum):
     OUT_OF_ORDER = -1
     NO_COUNTER = -2
     PURGED = -3
+
+
+_DONE: Final = (Added.ADDED, Added.REPEATED)
 
 
 def check_amount(amount: int) -> None:
@@ -81,6 +93,20 @@ def fresh(error: E) -> E:
     copy.__dict__.update(error.__dict__)
     copy.__cause__ = error.__cause__
     return copy
+
+
+def settle(tally: Tally, batch: Batch, reply: Sequence[int | bytes]) -> None:
+    """Give each caller of a batch what the script's answer means for it."""
+    status = Added(int(reply[0]))
+    if status in _DONE:
+        tally.limit = min(tally.limit * 2, MAX_BATCH)
+        after = int(reply[1])
+        for call, share in zip(batch.calls, shares(batch.calls, after), strict=True):
+            call.settle(share)
+    elif status is Added.OVERFLOW and len(batch.calls) > 1:
+        tally.split(batch.calls)  # one of them is too much; the others are not
+    else:
+        settle_all(batch, refusal(status))
 
 
 def settle_all(batch: Batch, error: Exception) -> None:

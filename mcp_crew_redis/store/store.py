@@ -45,10 +45,10 @@ class Store:
         gate, order = Gate(context.port), Order(context, registry)
         self.context = context
         self.keys = context.keys
-        self.values = Values(context, gate, order)
-        self.batches = Batches(context, gate, order, self.values)
         # Another name for each store: the server remembers what a name has added.
         self.counters = Counters(context, uuid4().hex)
+        self.values = Values(context, gate, order, self.counters.forget)
+        self.batches = Batches(context, gate, order, self.values)
         self.upkeep = Upkeep(context, registry)
         self.registry = registry
         self._noted = order.noted

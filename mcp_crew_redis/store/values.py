@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 from mcp_crew_redis._wire.header import (
@@ -43,9 +44,17 @@ class Values:
         context: The store's parts.
         gate: The way to Redis.
         order: The stamps.
+        forget: Told of the key of each counter that was deleted.
     """
 
-    def __init__(self, context: StoreContext, gate: Gate, order: Order) -> None:
+    def __init__(
+        self,
+        context: StoreContext,
+        gate: Gate,
+        order: Order,
+        forget: Callable[[bytes], None],
+    ) -> None:
+        self.forget = forget
         self._order = order
         self._noted = order.noted
         self._stamps = context.stamps
@@ -194,6 +203,7 @@ class Values:
         key = self._key(keys, data_type, identifier)
         if VALUE_TYPES.get(data_type, True):
             was_live = await self._write_plain("UNLINK", key)
+            self.forget(key)
         else:
             floor = await self.prepared(keys)
             was_live = bool(await self._graves.bury((key,), floor))

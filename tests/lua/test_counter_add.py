@@ -104,11 +104,11 @@ async def test_another_type_is_an_error(client, add):
     assert await client.get(KEY) == b"text"
 
 
-async def test_a_repetition_older_than_the_floor_is_refused(client, add):
-    """A purged tenant does not come back; a first sending is never refused."""
+async def test_what_is_older_than_the_floor_is_refused(client, add):
+    """A purged tenant does not come back; the caller learns the floor."""
     await client.set(FLOOR, 1_000)
 
-    assert await add(1, 1, made_us=1_000) == [-3]
+    assert await add(1, 1, made_us=1_000) == [-3, b"1000"]
     assert await client.exists(KEY) == 0
     assert await add(1, 1, made_us=1_001) == [1, b"1"]
     assert await add(2, 1) == [1, b"2"]

@@ -354,3 +354,16 @@ async def test_an_uncertain_increment_does_not_bring_a_purged_tenant_back(
     server.execute("SET", keys.meta(MetaKey.FLOOR), floor)
 
     assert await counters.increment(keys, "n", 1, TTL) == 1
+
+
+async def test_an_increment_after_a_purge_counts_though_its_clock_is_behind(
+    server, counters, keys
+):
+    """Its caller is alive, so it comes after the purge."""
+    await counters.increment(keys, "n", 5, TTL)
+    server.execute("DEL", keys.key("counter", "n"))
+    seconds, _ = server.execute("TIME")
+    floor = (int(seconds) + 3) * 1_000_000
+    server.execute("SET", keys.meta(MetaKey.FLOOR), floor)
+
+    assert await counters.increment(keys, "n", 1, TTL) == 1
