@@ -6,7 +6,13 @@ import asyncio
 
 import pytest
 
-from mcp_crew_redis import CrewRedis, CrewSettings, DataType, DeleteOutcome
+from mcp_crew_redis import (
+    CrewRedis,
+    CrewSettings,
+    DataType,
+    DeleteOutcome,
+    WriteOutcome,
+)
 from mcp_crew_redis._wire.header import seal, unseal
 from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.testing import FaultProxy
@@ -193,6 +199,22 @@ async def test_a_delete_survives_the_purge_that_follows_it(near, far, proxy, ser
         proxy.heal()
 
 
+@pytest.mark.parametrize("who", ["same", "other"])
+async def test_what_is_counted_after_a_purge_is_counted(crew, near, far, server, who):
+    """The floor may be ahead of everybody's clock: it follows what was read."""
+    await warm(near)
+    await warm(far)
+    ahead = server_us(server) + 3 * MICROSECONDS
+    server.execute("SET", KEY, seal(ahead, b"\x01"), "PX", 60_000)
+    assert await near.get(STATE, "k") == 1
+    await near.purge()
+
+    tenant = near if who == "same" else far
+    assert await tenant.increment(COUNTER, "k", 1) == 1
+    assert await tenant.set(STATE, "k", 2) is WriteOutcome.STORED
+    assert await tenant.get(STATE, "k") == 2
+
+
 # --- clocks ------------------------------------------------------------------------
 
 
@@ -271,23 +293,17 @@ async def test_a_deleted_counter_starts_anew(near, far, proxy, server):
 async def test_a_write_beside_a_purge_leaves_its_tenant_registered(crew, near):
     """Whoever starts later and reads the registry must find a tenant that has data."""
     await near.set(STATE, "k", 0)
-    purging = True
-
-    async def write():
-        number = 0
-        while purging:
-            number += 1
-            await near.set(STATE, "k", number)
-
     async with asyncio.TaskGroup() as group:
-        group.create_task(write())
-        for _ in range(20):
-            await near.purge()
-        purging = False
 
+        def write(progress):
+            if progress.pages == 2:  # the last one: nothing was left to remove
+                group.create_task(near.set(STATE, "k", "after the last walk"))
+
+        await near.purge(on_progress=write)
+
+    assert await near.exists(STATE, "k")
     registry = crew._state.store.registry
-    if await near.exists(STATE, "k"):
-        assert [name async for name in registry.tenants()] == ["acme"]
+    assert [name async for name in registry.tenants()] == ["acme"]
 
 
 async def test_the_fault_of_a_foreign_registry_is_typed(near, server):

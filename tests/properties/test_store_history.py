@@ -150,7 +150,8 @@ class History:
         if stamp > self.keys[name].stamp:  # not older: it may well stand
             self.keys[name].maybe.append(f"late {stamp}")
         store = self.crews[at]._state.store
-        await store.values._write("set_newer", (key.encode(),), (late, 60_000))
+        floor = b"mcp-crew:meta:{acme}:floor"
+        await store.values._write("set_newer", (key.encode(), floor), (late, 60_000))
 
     def move_clock(self, crew, offset):
         clock = crew._state.store.context.stamps.hybrid
