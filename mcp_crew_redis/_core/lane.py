@@ -252,6 +252,14 @@ class Lane(asyncio.Protocol):
         return self._inbox.refusals
 
     @property
+    def fileno(self) -> int | None:
+        """The file descriptor of the connection; None when there is none."""
+        transport = self._transport
+        file = None if transport is None else transport.get_extra_info("socket")
+        number = -1 if file is None else file.fileno()
+        return None if number < 0 else number
+
+    @property
     def submitted(self) -> int:
         """Commands submitted so far, which is the number of the latest."""
         return self._sent + len(self.buffer)

@@ -106,11 +106,9 @@ class DefaultManager(RedisManager):
         null = os.open(os.devnull, os.O_RDWR)
         try:
             for lane in (parents.client.node.interactive, parents.client.node.bulk):
-                transport = lane._transport  # noqa: SLF001 - no public way to the file
-                file = None if transport is None else transport.get_extra_info("socket")
-                if file is not None and file.fileno() >= 0:
+                if (number := lane.fileno) is not None:
                     # Not close(): the socket object still believes in its number.
-                    os.dup2(null, file.fileno())
+                    os.dup2(null, number)
         finally:
             os.close(null)
 
