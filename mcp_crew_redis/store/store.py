@@ -78,10 +78,8 @@ class Store:
 
     async def purge(self, tenant_id: str, on_progress: OnProgress | None) -> int:
         """Remove all that a tenant has; see `Upkeep.purge`."""
-        try:
-            return await self.upkeep.purge(tenant_id, on_progress)
-        finally:
-            self._noted.pop(tenant_id, None)  # the next write notes it again
+        self._noted.pop(tenant_id, None)  # the next write notes it again
+        return await self.upkeep.purge(tenant_id, on_progress)
 
     async def aclose(self) -> None:
         """End what is under way in the background. Idempotent."""

@@ -199,13 +199,17 @@ class Upkeep:
         report = on_progress or (lambda _: None)
         purge = _Purge(await self._raise_floor(keys))
         report(purge.progress(0))
+        # Writes from here on note the tenant, and its types, again.
+        self._registry.forget(tenant_id)
+        is_empty = False
         for _ in range(MAX_PASSES):
             before, purge.kept = purge.removed, 0
             await self._pass(keys, purge, report)
-            if purge.removed == before:
+            if is_empty := purge.removed == before:
                 break
-        self._registry.forget(tenant_id)  # its types were among what went
-        if purge.removed == before and not purge.kept:
+        is_in_use = self._registry.is_noted(tenant_id)
+        self._registry.forget(tenant_id)  # types noted meanwhile went with the rest
+        if is_empty and not purge.kept and not is_in_use:
             await self._registry.remove(tenant_id)
         log.info("tenant.purged", key_count=purge.removed, kept_count=purge.kept)
         return purge.removed
