@@ -97,10 +97,6 @@ class HybridClock:
         now = self._offset_us + int(self._monotonic() * 1e6)
         return now + self._remaining_us() if self._excess_us else now
 
-    def now_ms(self) -> int:
-        """Return `now_us` in milliseconds, as `expires_at` counts."""
-        return self.now_us() // 1_000
-
     def follow(self, stamp: int) -> int:
         """Take note of a stamp that was read; later stamps will be above it.
 

@@ -5,13 +5,11 @@
 -- KEYS[1+] keys       the values' keys, a bounded number; then the tenant's floor
 -- ARGV[1] tombstone   a header with its flag set, the same for every key
 -- ARGV[2] ttl_ms      how long tombstones are kept, in milliseconds, over 0
--- ARGV[3] now_ms      Unix milliseconds: values that have expired are not live
 -- Returns {outcome, stamp, was_live} for each key, flat: 1 deleted, 0 a newer one
 -- or the floor stands, 2 this tombstone stood already, 3 something else stands under its stamp;
 -- the stamp that stands now; 1 if a live value stood there before
 -- Expiry: PX ARGV[2] with each write
 local stamp = struct.unpack('>I8', ARGV[1], 3)
-local now_ms = tonumber(ARGV[3])
 local headers = {}
 local count = #KEYS - 1
 local floor = tonumber(redis.call('GET', KEYS[#KEYS]) or 0)
@@ -31,9 +29,7 @@ for i = 1, count do
   local held_stamp, was_live = -1, 0
   if held then
     held_stamp = struct.unpack('>I8', held, 3)
-    local expires_at = struct.unpack('>I6', held, 11)
-    local is_over = expires_at > 0 and expires_at <= now_ms
-    if string.byte(held, 2) % 2 == 0 and not is_over then
+    if string.byte(held, 2) % 2 == 0 then
       was_live = 1
     end
   end

@@ -5,7 +5,6 @@
 -- KEYS[2] floor     the stamp of the tenant's last purge
 -- ARGV[1] header    16 bytes with the new stamp and the new expires_at
 -- ARGV[2] ttl_ms    time to live in milliseconds, over 0
--- ARGV[3] now_ms    Unix milliseconds: a value that has expired is absent
 -- Returns {outcome, stamp}: 1 done, 0 a newer one stands, 2 this header stood already,
 -- 3 another header stands under its stamp, 4 no live value, 5 no header of ours; and
 -- the stamp that stands now
@@ -22,11 +21,8 @@ if string.byte(held, 2) >= 0x20 then
   return redis.error_reply('NEWERFORMAT the value was written by a newer release')
 end
 local held_stamp = struct.unpack('>I8', held, 3)
-local expires_at = struct.unpack('>I6', held, 11)
 local floor = tonumber(redis.call('GET', KEYS[2]) or 0)
-local is_over = held_stamp <= floor
-  or expires_at > 0 and expires_at <= tonumber(ARGV[3])
-if string.byte(held, 2) % 2 == 1 or is_over then
+if string.byte(held, 2) % 2 == 1 or held_stamp <= floor then
   return {4, held_stamp}
 end
 if held_stamp > stamp then

@@ -19,11 +19,10 @@ _NOTHING_STANDS: Final = 0
 class Graves:
     """Writes tombstones: a write that is older and arrives later is refused by them."""
 
-    __slots__ = ("_lives_ms", "_order", "_stamps", "_write")
+    __slots__ = ("_lives_ms", "_order", "_write")
 
     def __init__(self, context: StoreContext, gate: Gate, order: Order) -> None:
         self._order = order
-        self._stamps = context.stamps
         self._write = gate.write_surely
         self._lives_ms = ttl_ms(context.tombstone_ttl)
 
@@ -46,7 +45,7 @@ class Graves:
 
         async def once(stamp: int) -> tuple[int, int, int]:
             tombstone = seal_tombstone(stamp, stamp // 1_000 + self._lives_ms)
-            args = (tombstone, self._lives_ms, self._stamps.hybrid.now_ms())
+            args = (tombstone, self._lives_ms)
             names = (*burial.left, floor)
             answer, is_doubtful = await self._write("delete_newer", names, args)
             burial.note(answer, is_doubtful=is_doubtful)

@@ -9,7 +9,7 @@ from typing import Final
 
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.port import Port
-from mcp_crew_redis._wire.stamp import HybridClock
+from mcp_crew_redis._wire.stamp import MAX_LEAD_US, HybridClock
 from mcp_crew_redis.clock import Clock
 from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.log import get_logger
@@ -54,9 +54,10 @@ class StampSource:
         self._port = port
         self._node = port.client.node
         self._monotonic = clock.monotonic
-        self._offset_ms = -math.inf  # the server's time minus the local monotonic one
-        self._due = 0  # the stamp from which on the measurement is old
-        self._seen = 0  # the newest stamp read before the first measurement
+        self._due = -math.inf  # monotonic: from then on the measurement is old
+        # The newest stamps read before the first measurement: within reach of this
+        # machine's wall clock, which may be wrong, and beyond it.
+        self._near = self._far = 0
         self._greeting: object = None  # of the connection that was measured last
         self._lock = asyncio.Lock()  # binds to a loop when it is first waited for
         self._owner = TaskOwner("stamps")
@@ -81,8 +82,8 @@ class StampSource:
     def stamp(self) -> int:
         """Return a stamp newer than all given and followed; `ready()` has returned."""
         stamp = self.hybrid.stamp()
-        if stamp >= self._due or self._node.greeting is not self._greeting:
-            self._refresh(stamp)
+        if self._monotonic() >= self._due or self._node.greeting is not self._greeting:
+            self._refresh()
         return stamp
 
     def above(self, stamp: int) -> int:
@@ -98,30 +99,32 @@ class StampSource:
         """Take note of a stamp that was read: later writes will be newer."""
         if self.is_ready:
             lead = self._follow(stamp)
-        else:  # this machine's wall clock cannot judge it yet
-            self._seen, lead = max(self._seen, stamp), 0
+        else:
+            self._keep(stamp)
+            return
         if lead:
             count = self.hybrid.ignored_count
             if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood
                 log.warning("stamps.lead_ignored", lead_us=lead, ignored_count=count)
 
-    def has_passed(self, expires_at_ms: int | None) -> bool:
-        """Whether a header's `expires_at_ms` is over, as far as is known here.
+    def _keep(self, stamp: int) -> None:
+        """Keep a stamp that only the server's clock can judge, until that is measured.
 
-        Before the first measurement nothing is: Redis itself expires keys.
+        Apart, so that a wild one does not hide those that will be followed.
         """
-        # Every read passes here: a sum, and not the clock's own way to it.
-        return (
-            expires_at_ms is not None
-            and expires_at_ms <= self._offset_ms + self._monotonic() * 1e3
-        )
+        if stamp <= self._near:
+            return
+        if stamp - self.hybrid.now_us() <= MAX_LEAD_US:
+            self._near = stamp
+        else:
+            self._far = max(self._far, stamp)
 
     # --- measuring --------------------------------------------------------------------
 
-    def _refresh(self, stamp: int) -> None:
+    def _refresh(self) -> None:
         self.on_refresh()
         # Whatever becomes of it, the next one is not before MAX_AGE has passed again.
-        self._schedule(stamp)
+        self._schedule()
         if not self._owner:
             self._owner.start(self._try_measure(), "measure")
 
@@ -137,15 +140,16 @@ class StampSource:
         received_at = self._monotonic()
         server_us = int(seconds) * _MICROSECONDS + int(fraction)
         step_us = self.hybrid.calibrate(server_us, sent_at, received_at)
-        self._offset_ms = self.hybrid.now_us() / 1e3 - self._monotonic() * 1e3
-        self._schedule(server_us)
+        self._schedule()
         if not self.is_ready:
             self.is_ready = True
-            self.follow(self._seen)
+            self.follow(self._near)
+            self.follow(self._far)
         log.debug("stamps.measured", step_us=step_us, error_us=self.hybrid.error_us)
 
-    def _schedule(self, now_us: int) -> None:
-        self._due = now_us + round(MAX_AGE * _MICROSECONDS)
+    def _schedule(self) -> None:
+        # Not by stamps: while they slew they are not the time.
+        self._due = self._monotonic() + MAX_AGE
         self._greeting = self._node.greeting
 
     async def aclose(self) -> None:

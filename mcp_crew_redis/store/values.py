@@ -59,7 +59,6 @@ class Values:
         self._noted = order.noted
         self._stamps = context.stamps
         self._follow = context.stamps.follow
-        self._has_passed = context.stamps.has_passed
         self._read, self._write = gate.read, gate.write
         self._write_again, self._write_surely = gate.write_again, gate.write_surely
         self._read_script, self._write_plain = gate.read_script, gate.write_plain
@@ -86,11 +85,9 @@ class Values:
         if data is None:
             return default
         # As `opened`; the hottest path of the store does without the call.
-        stamp, expires_at_ms, is_tombstone, payload = unseal(data)
+        stamp, _, is_tombstone, payload = unseal(data)
         self._follow(stamp)
-        if is_tombstone or self._has_passed(expires_at_ms):
-            return default
-        return self.decoded(payload, into)
+        return default if is_tombstone else self.decoded(payload, into)
 
     async def get_entry(
         self, keys: TenantKeys, data_type: DataType, identifier: str, into: Any
@@ -139,16 +136,17 @@ class Values:
         return None if left_ms < 0 else left_ms / 1e3
 
     def opened(self, data: bytes) -> Sealed | None:
-        """Take stored bytes apart; None for what counts as absent.
+        """Take stored bytes apart; None for a tombstone, which counts as absent.
+
+        Whether a value is over is for Redis alone to say: a header's `expires_at` is
+        the writer's clock, and no two clocks are equal.
 
         Raises:
             CodecError: The bytes are not ours, or of a newer release.
         """
         sealed = unseal(data)
         self._follow(sealed.stamp)
-        if sealed.is_tombstone or self._has_passed(sealed.expires_at_ms):
-            return None
-        return sealed
+        return None if sealed.is_tombstone else sealed
 
     # --- writing ----------------------------------------------------------------------
 
@@ -222,7 +220,7 @@ class Values:
 
         async def once(stamp: int) -> tuple[int, int, int]:
             header = self.sealed(stamp, b"", lives_ms)
-            args = (header, lives_ms, self._stamps.hybrid.now_ms())
+            args = (header, lives_ms)
             answer, is_doubtful = await self._write_surely("expire_newer", names, args)
             outcome, stands = answer
             if is_doubtful and outcome in REFUSED:
