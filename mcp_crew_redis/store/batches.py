@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from mcp_crew_redis._wire.keys import TenantKeys
-from mcp_crew_redis.errors import CrewRedisError, DataError
+from mcp_crew_redis.errors import CrewRedisError, DataError, InvalidIdentifierError
 from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.graves import Graves
-from mcp_crew_redis.store.kinds import KEYED_TYPES, VALUE_TYPES, is_plain, refused
+from mcp_crew_redis.store.kinds import VALUE_TYPES, check_keyed, is_plain
 from mcp_crew_redis.store.ordered import DUPLICATE, REFUSED, Order
 from mcp_crew_redis.store.values import Values
 from mcp_crew_redis.types import DataType, WriteOutcome
@@ -57,14 +57,17 @@ class Batches:
         identifiers: Iterable[str],
         into: Any,
     ) -> dict[str, Any]:
-        """Return what there is, by identifier."""
+        """Return what there is, by identifier.
+
+        A key that holds another Redis type counts as absent: MGET does not tell.
+        """
         is_plain(data_type)
         names = _unique(identifiers)
         encoded = [keys.key(data_type, name) for name in names]
         found: dict[str, Any] = {}
         decode = self._values.decoded
         for name, data in zip(names, await self._fetch(encoded), strict=True):
-            sealed = None if data is None else self._values.opened(data)
+            sealed = self._values.opened(data) if data else None
             if sealed is not None:
                 found[name] = decode(sealed.payload, into)
         return found
@@ -153,8 +156,7 @@ class Batches:
         self, keys: TenantKeys, data_type: DataType, identifiers: Iterable[str]
     ) -> int:
         """Delete all and return how many there were."""
-        if data_type not in KEYED_TYPES:
-            raise refused(data_type)
+        check_keyed(data_type)
         names = _unique(identifiers)
         encoded = [keys.key(data_type, name) for name in names]
         if not encoded:
@@ -177,7 +179,10 @@ class Batches:
 def _unique(identifiers: Iterable[str]) -> list[str]:
     if isinstance(identifiers, str | bytes):
         raise DataError("identifiers are several: pass a list, not one str")
-    return list(dict.fromkeys(identifiers))
+    try:
+        return list(dict.fromkeys(identifiers))
+    except TypeError:
+        raise InvalidIdentifierError("identifiers are several str") from None
 
 
 def _parts(keys: list[bytes], size: int) -> Iterator[list[bytes]]:

@@ -9,7 +9,7 @@ from typing import Final
 from mcp_crew_redis.errors import DataError
 from mcp_crew_redis.types import DataClass, DataType
 
-__all__ = ["KEYED_TYPES", "VALUE_TYPES", "is_plain", "refused"]
+__all__ = ["KEYED_TYPES", "VALUE_TYPES", "check_keyed", "is_plain", "refused"]
 
 VALUE_TYPES: Final[Mapping[DataType, bool]] = MappingProxyType(
     {
@@ -45,6 +45,20 @@ def is_plain(data_type: DataType) -> bool:
         return VALUE_TYPES[data_type]
     except (KeyError, TypeError):
         raise refused(data_type) from None
+
+
+def check_keyed(data_type: DataType) -> None:
+    """Refuse a type whose keys are not the store's.
+
+    Raises:
+        DataError: Its keys are another module's; says whose.
+    """
+    try:
+        is_keyed = data_type in KEYED_TYPES
+    except TypeError:
+        is_keyed = False
+    if not is_keyed:
+        raise refused(data_type)
 
 
 def refused(data_type: object) -> DataError:

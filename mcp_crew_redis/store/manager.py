@@ -210,7 +210,10 @@ class RedisManager:
         identifiers: Iterable[str],
         into: type[Any] | None = None,
     ) -> dict[str, Any]:
-        """Return the values that there are, by identifier, in one round trip."""
+        """Return the values that there are, by identifier, in one round trip.
+
+        A key that holds another Redis type counts as absent: MGET does not tell.
+        """
         store = self._open()
         keys = store.keys.tenant(tenant_id)
         return await store.batches.get_many(keys, data_type, identifiers, into)

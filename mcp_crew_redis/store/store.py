@@ -11,7 +11,7 @@ from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.counters import Counters
 from mcp_crew_redis.store.counting import check_amount
 from mcp_crew_redis.store.gate import Gate
-from mcp_crew_redis.store.kinds import KEYED_TYPES, refused
+from mcp_crew_redis.store.kinds import check_keyed
 from mcp_crew_redis.store.ordered import Order
 from mcp_crew_redis.store.registry import TenantRegistry
 from mcp_crew_redis.store.upkeep import OnProgress, Upkeep
@@ -67,8 +67,7 @@ class Store:
     ) -> int:
         """Add to a counter; see `Counters.increment`."""
         if data_type is not DataType.COUNTER:
-            if data_type not in KEYED_TYPES:
-                raise refused(data_type)
+            check_keyed(data_type)
             raise DataError("counters are of DataType.COUNTER, values of other types")
         keys.key(data_type, identifier)  # refused now, if it is to be refused
         check_amount(amount)

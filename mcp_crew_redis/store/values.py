@@ -25,7 +25,7 @@ from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.entry import Entry
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.graves import Graves
-from mcp_crew_redis.store.kinds import KEYED_TYPES, VALUE_TYPES, is_plain, refused
+from mcp_crew_redis.store.kinds import VALUE_TYPES, check_keyed, is_plain
 from mcp_crew_redis.store.ordered import ABSENT, DUPLICATE, FOREIGN, REFUSED, Order
 from mcp_crew_redis.types import DataType, DeleteOutcome, WriteOutcome
 
@@ -79,10 +79,9 @@ class Values:
         default: object,
     ) -> Any:
         """Return the value, or `default` when there is none."""
-        if data_type not in VALUE_TYPES:
-            raise refused(data_type)
+        is_plain(data_type)
         data = await self._read("GET", keys.key(data_type, identifier))
-        if data is None:
+        if not data:  # an empty string is nothing of ours, and as good as nothing
             return default
         # As `opened`; the hottest path of the store does without the call.
         stamp, _, is_tombstone, payload = unseal(data)
@@ -95,7 +94,7 @@ class Values:
         """Return the value with its age and origin, None when there is none."""
         is_plain(data_type)
         data = await self._read("GET", keys.key(data_type, identifier))
-        sealed = None if data is None else self.opened(data)
+        sealed = self.opened(data) if data else None
         if sealed is None:
             return None
         if not self._stamps.is_ready:
@@ -160,15 +159,14 @@ class Values:
         kind: str | None,
     ) -> WriteOutcome:
         """Store a value; everything is checked before anything is sent."""
-        if data_type not in VALUE_TYPES:
-            raise refused(data_type)
+        has_no_order = is_plain(data_type)
         key = keys.key(data_type, identifier)
         lives_ms = self.lifetime_ms(data_type, ttl, kind)
         payload = self.encoded(value)
         floor = self._noted.get(keys.tenant_id) or await self._order.prepare(keys)
         stamp = self._stamps.stamp()
         sealed = self.sealed(stamp, payload, lives_ms)
-        if VALUE_TYPES[data_type]:
+        if has_no_order:
             await self._write_plain(
                 "SET", key, sealed, "PX", lives_ms, is_repeatable=True
             )
@@ -264,6 +262,5 @@ class Values:
 
     @staticmethod
     def _key(keys: TenantKeys, data_type: DataType, identifier: str) -> bytes:
-        if data_type not in KEYED_TYPES:
-            raise refused(data_type)
+        check_keyed(data_type)
         return keys.key(data_type, identifier)
