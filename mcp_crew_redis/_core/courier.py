@@ -31,9 +31,10 @@ from mcp_crew_redis._core.wire_errors import (
 )
 from mcp_crew_redis.errors import LifecycleError, UnavailableError
 
-__all__ = ["REPEATABLE", "Courier"]
+__all__ = ["PASSAGE", "REPEATABLE", "Courier", "Passage"]
 
 REPEATABLE = "crew_repeatable"  # an option: sending the command twice is harmless
+PASSAGE = "crew_passage"  # an option: a Passage, for whoever has to know
 FIRST_PAUSE = 0.02  # seconds before the first retry of a refused command; then doubled
 
 
@@ -43,6 +44,19 @@ class _Parser(Protocol):
     async def parse_response(
         self, connection: Any, command_name: str | bytes, **options: Any
     ) -> Any: ...
+
+
+class Passage:
+    """Where a command is whose caller may be cancelled.
+
+    Attributes:
+        is_waiting: It waits for its place on a lane: cancelled now, it is never sent.
+    """
+
+    __slots__ = ("is_waiting",)
+
+    def __init__(self) -> None:
+        self.is_waiting = False
 
 
 class Courier:
@@ -137,7 +151,13 @@ class Courier:
         self, args: Sequence[Any], packed: bytes, options: dict[str, Any]
     ) -> Any:
         is_raw = self._decodes and NEVER_DECODE in options
-        lane, slot = await self.submit(args, packed, is_raw=is_raw)
+        passage = options.get(PASSAGE)
+        if passage is None:
+            lane, slot = await self.submit(args, packed, is_raw=is_raw)
+        else:
+            passage.is_waiting = True
+            lane, slot = await self.submit(args, packed, is_raw=is_raw)
+            passage.is_waiting = False
         reply = await slot
         if lane.large and slot in lane.large:
             self.learn(args)

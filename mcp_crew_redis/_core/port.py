@@ -13,7 +13,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from mcp_crew_redis._core.client import PipelinedRedis
-from mcp_crew_redis._core.courier import REPEATABLE
+from mcp_crew_redis._core.courier import PASSAGE, REPEATABLE, Passage
 from mcp_crew_redis._core.scripts import Argument, ScriptLoader
 from mcp_crew_redis._core.wire_errors import refusal_code
 from mcp_crew_redis.errors import (
@@ -68,11 +68,17 @@ class Port:
         args: Sequence[Argument] = (),
         *,
         is_repeatable: bool = False,
+        passage: Passage | None = None,
     ) -> Any:
-        """Run the script of that name; errors and arguments as `send`."""
+        """Run the script of that name; errors and arguments as `send`.
+
+        A `passage` tells a caller who is cancelled whether the script was on its way.
+        """
         loaded = self.scripts.load(script)
         loaded.check(keys, args)
         options = REPEAT if is_repeatable else {}
+        if passage is not None:
+            options = {**options, PASSAGE: passage}
         tail = (len(keys), *keys, *args)
         try:
             try:

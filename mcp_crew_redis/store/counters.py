@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from itertools import count
 from typing import Final
 
+from mcp_crew_redis._core.courier import Passage
 from mcp_crew_redis._wire.keys import MetaKey, TenantKeys
 from mcp_crew_redis.errors import (
     ConnectionLostError,
-    DataError,
     InvalidTtlError,
     OutcomeUnknownError,
     UnavailableError,
@@ -29,7 +28,9 @@ from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.counting import (
     Added,
     check_amount,
+    check_writer,
     fresh,
+    is_too_old,
     may_have_happened,
     no_counter,
     settle,
@@ -48,9 +49,6 @@ MEMORY: Final = 12 * 3_600.0
 after 24 h; twice as long, so that no clock can bring the two together."""
 MAX_UNCERTAIN: Final = 10_000
 """Counters remembered only because their last batch is uncertain."""
-WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
 Command = tuple[str, tuple[bytes, bytes], tuple[str | int, ...]]
 
 
@@ -71,8 +69,7 @@ class Counters:
     """
 
     def __init__(self, context: StoreContext, writer_id: str) -> None:
-        if WRITER.fullmatch(writer_id) is None:
-            raise DataError("a writer id has 1 to 64 of A-Z a-z 0-9 . _ -")
+        check_writer(writer_id)
         self._run = context.port.run
         self._send_command = context.port.send
         self._clock = context.clock
@@ -216,7 +213,8 @@ class Counters:
     async def _drive(self, tally: Tally, call: Call) -> None:
         """Send batches until `call` has its outcome."""
         while call.outcome is None:
-            if self._is_too_old(tally.batch):
+            if is_too_old(tally.batch, self._clock.monotonic()):
+                log.warning("counter.batch_abandoned", cause="too old to ask for")
                 tally.batch = None
             if tally.batch is None:
                 tally.batch = self._freeze(tally)
@@ -247,34 +245,36 @@ class Counters:
             expires_at=self._clock.monotonic() + min(ttl_ms / 1_000, MEMORY),
         )
 
-    def _is_too_old(self, batch: Batch | None) -> bool:
-        """Whether to forget an uncertain batch that nobody waits for."""
-        if batch is None or any(call.is_waiting for call in batch.calls):
-            return False
-        if self._clock.monotonic() < batch.expires_at:
-            return False
-        log.warning("counter.batch_abandoned", cause="too old to ask for")
-        return True
-
     async def _send(self, tally: Tally, batch: Batch) -> list[int | bytes]:
         """Send a batch; one whose reply was lost is sent again, once."""
         if not batch.is_uncertain:
             batch.is_uncertain = True  # a cancelled await leaves it so
+            passage = Passage()
             try:
                 # Not repeatable: the error then tells whether this one was sent.
-                reply = await self._run(*self._command(tally, batch))
-                if reply[0] != Added.PURGED:
-                    return list(reply)
-                # Its callers are alive: it comes after the purge. The clock is behind.
-                batch.made_us = max(self._now_us(), int(reply[1]) + 1)
-                return list(await self._run(*self._command(tally, batch)))
+                return await self._send_first(tally, batch, passage)
             except OutcomeUnknownError:
                 pass
             except UnavailableError as error:
                 batch.is_uncertain = may_have_happened(error)
                 raise
+            except asyncio.CancelledError:
+                if passage.is_waiting:  # never sent: only its own caller leaves
+                    tally.batch = None
+                    tally.put_back(batch.calls)
+                raise
         again = self._command(tally, batch)
         return list(await self._run(*again, is_repeatable=True))
+
+    async def _send_first(
+        self, tally: Tally, batch: Batch, passage: Passage
+    ) -> list[int | bytes]:
+        reply = list(await self._run(*self._command(tally, batch), passage=passage))
+        if reply[0] == Added.PURGED:
+            # Its callers are alive: it comes after the purge. The clock is behind.
+            batch.made_us = max(self._now_us(), int(reply[1]) + 1)
+            reply = list(await self._run(*self._command(tally, batch), passage=passage))
+        return reply
 
     def _command(self, tally: Tally, batch: Batch) -> Command:
         numbers = (batch.sequence, batch.delta, batch.ttl_ms, batch.made_us)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, TypeVar
@@ -26,7 +27,9 @@ from mcp_crew_redis.store.tally import (
 __all__ = [
     "Added",
     "check_amount",
+    "check_writer",
     "fresh",
+    "is_too_old",
     "may_have_happened",
     "no_counter",
     "refusal",
@@ -48,6 +51,7 @@ class Added(IntEnum):
     PURGED = -3
 
 
+_WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DONE: Final = (Added.ADDED, Added.REPEATED)
 
 
@@ -63,11 +67,28 @@ def check_amount(amount: int) -> None:
         raise DataError("a counter adds a signed 64-bit integer")
 
 
+def check_writer(name: str) -> None:
+    """Refuse what is no writer id.
+
+    Raises:
+        DataError: It is not.
+    """
+    if _WRITER.fullmatch(name) is None:
+        raise DataError("a writer id has 1 to 64 of A-Z a-z 0-9 . _ -")
+
+
 def may_have_happened(error: UnavailableError) -> bool:
     """Whether what was sent may have been executed."""
     return isinstance(error, OutcomeUnknownError) or (
         isinstance(error, OperationTimeoutError) and error.sent
     )
+
+
+def is_too_old(batch: Batch | None, now: float) -> bool:
+    """Whether to forget an uncertain batch that nobody waits for."""
+    if batch is None or any(call.is_waiting for call in batch.calls):
+        return False
+    return now >= batch.expires_at
 
 
 def refusal(status: Added) -> CrewRedisError:

@@ -62,7 +62,8 @@ class Gate:
         """Run a script of `write` whose reply was lost, with the same stamp and bytes.
 
         What stands in the way of this one is no reason to insist: either the first
-        was executed and has been replaced since, or the two are concurrent.
+        was executed and has been replaced since, or the two are concurrent. It has a
+        timeout of its own: at worst a caller waits twice as long.
 
         Raises:
             OutcomeUnknownError: In vain; the first may have been executed.

@@ -129,10 +129,14 @@ class Tally:
             del self.waiting[call]
         return taken
 
-    def split(self, calls: Sequence[Call]) -> None:
-        """Put `calls` back in front, to be tried in halves."""
+    def put_back(self, calls: Sequence[Call]) -> None:
+        """Put `calls` of a batch that added nothing back in front."""
         present = {call: None for call in calls if not call.is_gone}
         self.waiting = present | self.waiting
+
+    def split(self, calls: Sequence[Call]) -> None:
+        """Put `calls` back in front, to be tried in halves."""
+        self.put_back(calls)
         self.limit = max(1, len(calls) // 2)
 
     def heir(self) -> Call | None:

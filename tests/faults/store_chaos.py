@@ -56,9 +56,9 @@ class Witness(Port):
     newest: Acknowledged
     counts: Counter[str]
 
-    async def run(self, script, keys, args=(), *, is_repeatable=False):
+    async def run(self, script, keys, args=(), **options):
         """Run the script and note what its answer acknowledges."""
-        reply = await super().run(script, keys, args, is_repeatable=is_repeatable)
+        reply = await super().run(script, keys, args, **options)
         if script in {"set_newer", "expire_newer"}:
             payload = None if script == "expire_newer" else args[0]
             self.note(keys[0], reply[0], args[0], payload)

@@ -260,3 +260,29 @@ async def test_four_processes_on_a_bad_path_count_exactly(
     assert all(row == sorted(row) for row in rows)
     assert len(given) == len(set(given))
     assert total == len(given) + unknown, told
+
+
+@pytest.mark.parametrize("others", [0, 2])
+async def test_an_increment_cancelled_before_it_was_sent_is_withdrawn(
+    context, counters, keys, proxy, others
+):
+    """It waits for a connection that is still being made; nothing has left."""
+    await counters.increment(keys, "n", 1, TTL)
+    proxy.replies.stall()
+    before = proxy.connection_count
+    proxy.cut()
+    lane = context.port.client.node.interactive
+    await wait_until(lambda: not lane.is_alive, "the cut is noticed")
+
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(counters.increment(keys, "n", 500, TTL))
+        rest = [
+            group.create_task(counters.increment(keys, "n", 1, TTL))
+            for _ in range(others)
+        ]
+        await wait_until(lambda: proxy.connection_count > before, "it dials")
+        first.cancel()
+        proxy.heal()
+
+    assert sorted(task.result() for task in rest) == [2, 3][:others]
+    assert await counters.increment(keys, "n", 0, TTL) == 1 + others
