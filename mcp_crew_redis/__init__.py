@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mcp_crew_redis._core.bell import Bell as Bell
+    from mcp_crew_redis._core.bell import BellListener as BellListener
     from mcp_crew_redis._core.breaker import BreakerSettings as BreakerSettings
     from mcp_crew_redis._core.breaker import CircuitState as CircuitState
     from mcp_crew_redis._core.client import PipelinedRedis as PipelinedRedis
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from mcp_crew_redis.types import WriteOutcome as WriteOutcome
 
 _HOMES = {
+    "_core.bell": ("Bell", "BellListener"),
     "_core.breaker": ("BreakerSettings", "CircuitState"),
     "_core.client": ("PipelinedRedis",),
     "_core.embedded": ("EmbeddedServer",),
@@ -111,6 +114,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Bell",
+    "BellListener",
     "BreakerSettings",
     "CircuitOpenError",
     "CircuitState",

@@ -13,8 +13,10 @@ from typing import Protocol, Self
 
 from anyio import CancelScope
 
+from mcp_crew_redis._core.bell import Bell
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
+from mcp_crew_redis._wire.keys import KeySpace
 from mcp_crew_redis._wire.ttl import TtlPolicy
 from mcp_crew_redis.crew import parts
 from mcp_crew_redis.crew.state import TenantState, make_store
@@ -100,11 +102,8 @@ class CrewRedis:
             services: What runs as long as the crew does.
         """
         crew = cls(settings, services=services)
-        crew._embedded = replace(
-            crew._embedded,
-            is_wanted=True,
-            data_dir=data_dir or crew._embedded.data_dir,
-        )
+        folder = data_dir or crew._embedded.data_dir
+        crew._embedded = replace(crew._embedded, is_wanted=True, data_dir=folder)
         return crew
 
     # --- what its user asks -----------------------------------------------------------
@@ -136,9 +135,17 @@ class CrewRedis:
     @property
     def manager(self) -> RedisManager:
         """The state of all tenants, by `tenant_id`; LifecycleError as for `redis`."""
-        if self._state is None:
-            raise LifecycleError(OUTSIDE)
-        return self._state.manager
+        return self._offer.manager
+
+    @property
+    def bell(self) -> Bell:
+        """Tells listeners which keys have changed; LifecycleError as for `redis`."""
+        return self._offer.bell
+
+    @property
+    def keys(self) -> KeySpace:
+        """Builds and parses the keys that the bell names; as for `redis`."""
+        return self._offer.keys
 
     def tenant(self, tenant_id: str) -> Tenant:
         """Return the state of one tenant; cheap, without I/O.
@@ -147,30 +154,26 @@ class CrewRedis:
             InvalidTenantError: The name is not one.
             LifecycleError: Before the start or after the end.
         """
+        return self._offer.tenant(tenant_id)
+
+    @property
+    def _offer(self) -> TenantState:
         if self._state is None:
             raise LifecycleError(OUTSIDE)
-        return self._state.tenant(tenant_id)
+        return self._state
 
     async def health(self) -> HealthReport:
         """Report on the loop, Redis and every service; costs one PING.
 
         Never raises for what it reports on, and may be asked in any state.
         """
-        state = self.state
-        loop = await parts.loop_health()
-        patience = self._settings.wire.command_timeout
-        components = [loop, await parts.redis_health(self._client, patience)]
-        if self._server is not None:
-            components.append(parts.embedded_health(self._server))
-        if self._lifecycle is not None:
-            statuses = self._lifecycle.statuses()
-            components += [parts.service_health(status) for status in statuses]
-        is_dead = state in (ServiceState.STOPPED, ServiceState.FAILED)
-        is_running = state is ServiceState.RUNNING
-        return HealthReport(
-            is_live=loop.is_well and not is_dead,
-            is_ready=is_running and all(each.is_well for each in components),
-            components=tuple(components),
+        lifecycle, state = self._lifecycle, self._state
+        return await parts.report(
+            self.state,
+            await parts.redis_health(self._client, self._settings.wire.command_timeout),
+            embedded=self._server,
+            bell=None if state is None else state.bell,
+            statuses=() if lifecycle is None else lifecycle.statuses(),
         )
 
     async def run_until_stopped(self) -> None:
@@ -183,9 +186,7 @@ class CrewRedis:
             LifecycleError: Not running, or not in the main thread.
         """
         if self.state is not ServiceState.RUNNING:
-            raise LifecycleError(
-                "the crew is not running: call it inside `async with crew:`"
-            )
+            raise LifecycleError(OUTSIDE)
         if self._signals is None:
             self._signals = StopSignals(self._cut_short)
             self._signals.install()
@@ -209,10 +210,8 @@ class CrewRedis:
     def __repr__(self) -> str:
         address = "embedded" if self._embedded.is_wanted else self._settings.endpoint
         circuit = self._client.circuit_state.value if self._client else "none"
-        names = ", ".join(
-            f"{each.name}: {each.state}"
-            for each in (self._lifecycle.statuses() if self._lifecycle else ())
-        )
+        statuses = self._lifecycle.statuses() if self._lifecycle else ()
+        names = ", ".join(f"{each.name}: {each.state}" for each in statuses)
         return f"<CrewRedis {self.state} {address}, circuit {circuit} [{names}]>"
 
     # --- life -------------------------------------------------------------------------
@@ -258,7 +257,7 @@ class CrewRedis:
                 return
             limits = self._settings.lifecycle
             self._lifecycle = Lifecycle(
-                [spec.build(self) for spec in self._specs],
+                [self._offer.bell, *(spec.build(self) for spec in self._specs)],
                 start_timeout=limits.start_timeout,
                 drain_timeout=limits.drain_timeout,
                 shutdown_timeout=limits.shutdown_timeout,
@@ -274,8 +273,9 @@ class CrewRedis:
             self._server = await stack.enter_async_context(server)
         self._client = parts.make_client(self._settings, self._server)
         stack.push_async_callback(parts.close, self._client)
-        self._state = TenantState(make_store(self._settings, self._client))
-        stack.push_async_callback(self._state.store.aclose)
+        store = make_store(self._settings, self._client)
+        self._state = TenantState(store, self._client)
+        stack.push_async_callback(store.aclose)
         is_strict = self._embedded.is_wanted or self._settings.start == "strict"
         await parts.dial(self._client, self._settings, is_strict=is_strict)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from anyio import move_on_after
 
+from mcp_crew_redis._core.bell import Bell
 from mcp_crew_redis._core.breaker import BreakerSettings, CircuitState
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
@@ -16,7 +19,7 @@ from mcp_crew_redis.errors import (
     ConnectionLostError,
     UnavailableError,
 )
-from mcp_crew_redis.health import ComponentHealth
+from mcp_crew_redis.health import ComponentHealth, HealthReport
 from mcp_crew_redis.lifecycle import ServiceState, ServiceStatus
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.settings import CrewSettings, Endpoint, TlsSection
@@ -187,6 +190,47 @@ async def redis_health(
         },
         reason=reason or (None if is_closed else "the circuit is not closed"),
     )
+
+
+async def report(
+    state: ServiceState,
+    redis: ComponentHealth,
+    *,
+    embedded: EmbeddedServer | None,
+    bell: Bell | None,
+    statuses: Sequence[ServiceStatus],
+) -> HealthReport:
+    """Put the report together: live is the loop, ready is everything."""
+    loop = await loop_health()
+    components = [loop, redis]
+    if embedded is not None:
+        components.append(embedded_health(embedded))
+    components += [
+        bell_health(bell, status)
+        if bell is not None and status.name == bell.name
+        else service_health(status)
+        for status in statuses
+    ]
+    is_dead = state in (ServiceState.STOPPED, ServiceState.FAILED)
+    is_running = state is ServiceState.RUNNING
+    return HealthReport(
+        is_live=loop.is_well and not is_dead,
+        is_ready=is_running and all(each.is_well for each in components),
+        components=tuple(components),
+    )
+
+
+def bell_health(bell: Bell, status: ServiceStatus) -> ComponentHealth:
+    """Report the bell as a service, with what its listeners have to know."""
+    figures, service = bell.statistics(), service_health(status)
+    detail = {
+        **service.detail,
+        "mode": figures.mode.value,
+        "listener_count": figures.listeners,
+        "loss_count": figures.losses,
+        "is_healthy": figures.is_healthy,
+    }
+    return replace(service, detail=detail)
 
 
 def embedded_health(server: EmbeddedServer) -> ComponentHealth:

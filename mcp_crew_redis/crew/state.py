@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
+from mcp_crew_redis._core.bell import Bell
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.port import Port
 from mcp_crew_redis._core.scripts import ScriptLoader
@@ -47,10 +48,14 @@ class TenantState:
     Attributes:
         store: The rooms.
         manager: Their operations, by `tenant_id`.
+        keys: Builds and parses their keys.
+        bell: Tells which of them have changed.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, client: PipelinedRedis) -> None:
         self.store = store
+        self.keys = store.context.keys
+        self.bell = Bell(client)
         self.manager = RedisManager(store)
         self._tenants: dict[str, Tenant] = {}
 

@@ -63,8 +63,10 @@ async def test_an_increment_cancelled_before_it_was_sent_is_not_added(server, pr
         tenant = Tenant.of(Store(context), "acme")
         assert await tenant.increment(COUNTER, "n") == 1
         proxy.replies.stall()
-        proxy.cut()
         before = proxy.connection_count
+        proxy.cut()
+        lane = context.port.client.node.interactive
+        await wait_until(lambda: not lane.is_alive, "the cut is noticed")
         async with asyncio.TaskGroup() as group:
             task = group.create_task(tenant.increment(COUNTER, "n", 5))
             await wait_until(lambda: proxy.connection_count > before, "it dials")

@@ -114,7 +114,7 @@ async def test_health_says_whether_to_restart_and_whether_to_send_work(settings)
 
     assert report.is_live
     assert report.is_ready
-    assert {each.name for each in report.components} == {"loop", "redis"}
+    assert {each.name for each in report.components} == {"loop", "redis", "bell"}
 
 
 async def test_a_crew_starts_without_redis_unless_it_must_not():

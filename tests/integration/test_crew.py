@@ -167,7 +167,8 @@ async def test_services_run_between_wire_up_and_wire_down(settings, server):
     async with CrewRedis(settings, services=[Counter()]) as crew:
         report = await crew.health()
 
-    assert [each.name for each in report.components] == ["loop", "redis", "counter"]
+    names = [each.name for each in report.components]
+    assert names == ["loop", "redis", "bell", "counter"]
     assert server.execute("GET", "counter:started") == b"1"
     assert server.execute("GET", "counter:ended") == b"1"
 
