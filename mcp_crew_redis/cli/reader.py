@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from mcp_crew_redis._core.bell import Bell, BellListener
+from mcp_crew_redis._core.bell import BellListener
 from mcp_crew_redis._wire.keys import KeySpace
 from mcp_crew_redis.cli.dialogue import Assignment, Readings, Ring, message
 from mcp_crew_redis.cli.failure import Steps, reason_of
@@ -30,14 +30,6 @@ __all__ = ["main"]
 
 _BELL_TIMEOUT = 10.0
 _MAX_HEARD = 10_000
-
-
-class _BellSpec:
-    """A bell that runs as long as the crew."""
-
-    def build(self, crew: CrewRedis, /) -> Bell:
-        self.bell = Bell(crew.redis)
-        return self.bell
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +96,11 @@ async def _read_and_listen(task: Assignment, clock: Clock) -> None:
     settings = CrewSettings(
         unix_socket=Path(task.socket), db=task.db, prefix=task.prefix, start="strict"
     )
-    spec, ear, keys = _BellSpec(), _Ear(clock), KeySpace(task.prefix)
+    ear, keys = _Ear(clock), KeySpace(task.prefix)
     try:
-        async with CrewRedis(settings, services=(spec,)) as crew:
+        async with CrewRedis(settings) as crew:
             # First the ear, then the look: nothing changes unheard in between.
-            with spec.bell.listen(keys.namespace_prefix(DataType.KNOWLEDGE), ear):
+            with crew.bell.listen(keys.namespace_prefix(DataType.KNOWLEDGE), ear):
                 with Steps() as steps:
                     steps.begin("listening to the bell", _BELL_TIMEOUT)
                     await ear.is_listening.wait()

@@ -44,7 +44,8 @@ async def all_of(calls) -> list[object]:
 
 async def test_callers_over_the_cap_wait_in_turn_and_succeed(server):
     """The cap bounds what is pending, not how many may call."""
-    async with wire(server.client_kwargs, max_pending=8) as client:
+    patient = {"command_timeout": 5.0}  # no test of speed
+    async with wire(server.client_kwargs, max_pending=8, **patient) as client:
         assert await all_of(client.echo(f"{i}") for i in range(500)) == [
             str(i).encode() for i in range(500)
         ]
@@ -54,7 +55,8 @@ async def test_callers_over_the_cap_wait_in_turn_and_succeed(server):
 
 async def test_callers_over_the_cap_are_served_in_the_order_they_came(server):
     """First come, first sent."""
-    async with wire(server.client_kwargs, max_pending=3) as client:
+    patient = {"command_timeout": 5.0}
+    async with wire(server.client_kwargs, max_pending=3, **patient) as client:
         await all_of(client.rpush("order", i) for i in range(200))
 
         order = await client.lrange("order", 0, -1)

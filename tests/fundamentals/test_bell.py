@@ -1,19 +1,16 @@
 """The bell: a process is told what another has changed, without asking.
 
-The tutorial's tier: one concept per test, a real server. The bell has no public name
-yet: it is taken from where `docs/bell.md` takes it.
+The tutorial's tier: one concept per test, a real server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from mcp_crew_redis import CrewRedis, DataType
-from mcp_crew_redis._core.bell import Bell, BellListener
-from mcp_crew_redis.lifecycle import Lifecycle
+from mcp_crew_redis import Bell, BellListener, CrewRedis, DataType
 
 
 class Notes(BellListener):
@@ -38,10 +35,8 @@ class Notes(BellListener):
 
 
 @pytest.fixture
-async def bell(crew_redis: CrewRedis) -> AsyncIterator[Bell]:
-    bell = Bell(crew_redis.redis)
-    async with Lifecycle([bell], start_timeout=5.0, drain_timeout=5.0).running():
-        yield bell
+async def bell(crew_redis: CrewRedis) -> Bell:
+    return crew_redis.bell
 
 
 @pytest.fixture
