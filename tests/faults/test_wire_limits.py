@@ -325,7 +325,7 @@ async def test_late_lane_that_answers_on_is_not_silent(server, proxy):
     """One slow reply among others costs its caller a timeout, not all the circuit."""
     async with wire(proxy.client_kwargs, breaker=NEVER) as client:
         await client.set("large", b"x" * 60_000)
-        proxy.replies.trickle = 1_000  # 0.3 s
+        proxy.replies.trickle = 500  # 0.6 s: over one timeout, under two
 
         assert isinstance(await outcome(client.get("large")), OperationTimeoutError)
 

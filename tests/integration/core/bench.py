@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 #: The command timeout of these tests, in seconds.
-CT = 0.2
+CT = 0.4
 
 #: A circuit that probes soon and comes back without a ramp.
 QUICK = BreakerSettings(probe_base=0.05, probe_cap=0.1, ramp=0.0)
