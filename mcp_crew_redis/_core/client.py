@@ -9,7 +9,6 @@ from random import Random
 from typing import Any, Self
 
 import redis.asyncio
-from redis._parsers.encoders import Encoder
 from redis.asyncio.connection import ConnectionPool
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.maint_notifications import MaintNotificationsConfig
@@ -22,7 +21,7 @@ from mcp_crew_redis._core.dialling import Greeting
 from mcp_crew_redis._core.node import Node
 from mcp_crew_redis._core.pipelines import LanePipeline
 from mcp_crew_redis._core.resp import pack_command
-from mcp_crew_redis._core.seam import close_quietly
+from mcp_crew_redis._core.seam import Encoder, close_quietly
 from mcp_crew_redis._core.statistics import NodeStatistics
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock, SystemClock

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
-from redis._parsers.encoders import Encoder
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
 from mcp_crew_redis._core.admission import misused
@@ -21,7 +20,7 @@ from mcp_crew_redis._core.dedicated import DedicatedPool
 from mcp_crew_redis._core.lane import Lane, Slot
 from mcp_crew_redis._core.node import Node
 from mcp_crew_redis._core.resp import pack_command
-from mcp_crew_redis._core.seam import close_quietly
+from mcp_crew_redis._core.seam import Encoder, close_quietly
 from mcp_crew_redis._core.wire_errors import (
     LaneLostError,
     WireConnectionLostError,

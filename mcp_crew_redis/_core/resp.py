@@ -7,7 +7,8 @@ from typing import Any
 
 import hiredis
 from hiredis import ProtocolError, PushNotification, Reader
-from redis._parsers.base import BaseParser
+
+from mcp_crew_redis._core.seam import parse_error
 
 __all__ = ["MORE", "ODD", "ProtocolError", "make_reader", "pack_command", "reply_size"]
 
@@ -21,7 +22,6 @@ ODD = (Exception, PushNotification)  # what is not simply a result
 
 def make_reader(decoding: tuple[str, str] | None) -> Reader:
     """Return a parser that makes the same objects as redis-py's own."""
-    parse_error = BaseParser.parse_error
     if decoding is None:
         return Reader(replyError=parse_error, notEnoughData=MORE)
     encoding, errors = decoding

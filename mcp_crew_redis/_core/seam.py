@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import exceptions as redis_errors
+from redis._parsers.base import BaseParser
+from redis._parsers.encoders import Encoder
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -26,6 +28,7 @@ from redis.backoff import NoBackoff
 from mcp_crew_redis._core.wire_errors import WireOutcomeUnknownError, WireTimeoutError
 
 __all__ = [
+    "Encoder",
     "Handover",
     "close_quietly",
     "crew_connection_class",
@@ -33,8 +36,11 @@ __all__ = [
     "hand_over",
     "is_stale",
     "never_retry",
+    "parse_error",
     "parse_info",
 ]
+
+parse_error = BaseParser.parse_error  # error text to redis-py's exception
 
 LOOPBACK = ("127.0.0.1", "::1")
 INTRODUCTION = (("INFO", "server", "replication"), ("PING",))
