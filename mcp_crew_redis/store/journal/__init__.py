@@ -1,0 +1,1 @@
+"""What was accepted while Redis was away, until it stands in Redis."""

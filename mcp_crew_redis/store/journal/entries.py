@@ -1,0 +1,137 @@
+"""What a journal holds: a value, a sum, or a message, each waiting for Redis.
+
+Three shapes, because three things can be done about a second one:
+
+    Register   the newest write of a key; a later one takes its place
+    Delta      what one writer adds to one counter, under a number of its own; later
+               amounts join it until it is sent, then it is frozen
+    Posting    a message or a job; each is kept, in order
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_crew_redis._wire.header import HEADER_BYTES, unseal
+
+__all__ = ["OVERHEAD", "Delta", "Entry", "Posting", "Register"]
+
+OVERHEAD: Final = 256
+"""Bytes that an entry is taken to cost besides its own: objects and table rows."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Register:
+    """The newest write of one key.
+
+    Attributes:
+        key: Whose.
+        tenant_id: The tenant's name, which the key carries too.
+        sealed: Header and payload as they will stand; a tombstone for a delete.
+        stamp: The header's place in the order of writes, in microseconds.
+        expires_at_ms: When it is over by the server's clock, in milliseconds since
+            1970.
+        is_tombstone: Whether it is a delete.
+        is_uncertain: It was sent and not answered, so it may stand in Redis already.
+        is_wall_time: Its stamp is this machine's wall clock: the server's had not been
+            measured yet.
+        trouble: Why it cannot be synchronised without a decision of its owner; empty
+            while it can.
+    """
+
+    key: bytes
+    tenant_id: str
+    sealed: bytes
+    stamp: int
+    expires_at_ms: int
+    is_tombstone: bool
+    is_uncertain: bool = False
+    is_wall_time: bool = False
+    trouble: str = ""
+
+    @classmethod
+    def of(cls, key: bytes, tenant_id: str, sealed: bytes) -> Register:
+        """Return the entry for bytes as they would stand in Redis."""
+        header = unseal(sealed)
+        return cls(
+            key=key,
+            tenant_id=tenant_id,
+            sealed=sealed,
+            stamp=header.stamp,
+            expires_at_ms=header.expires_at_ms or 0,
+            is_tombstone=header.is_tombstone,
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts in the journal."""
+        return OVERHEAD + len(self.key) + len(self.sealed)
+
+    @property
+    def payload(self) -> bytes:
+        """The encoded value; empty for a tombstone."""
+        return self.sealed[HEADER_BYTES:]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Delta:
+    """What one writer adds to one counter under one number.
+
+    Attributes:
+        key: The counter's.
+        tenant_id: The tenant's name.
+        writer: Who adds; the server remembers the last number of each.
+        sequence: Its number: the server applies it once.
+        amount: The sum; grows until it is frozen.
+        ttl_ms: The time to live that the last amount asked for.
+        made_us: When the first amount was added, in microseconds since 1970.
+        is_frozen: It was sent, or is about to be: nothing may be added any more.
+        trouble: As for a register.
+    """
+
+    key: bytes
+    tenant_id: str
+    writer: str
+    sequence: int
+    amount: int
+    ttl_ms: int
+    made_us: int
+    is_frozen: bool = False
+    trouble: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts in the journal."""
+        return OVERHEAD + len(self.key) + len(self.writer)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Posting:
+    """A message or a job that will be handed on, once, in order.
+
+    Attributes:
+        id: Its name, made here; whoever takes it remembers names.
+        tenant_id: The tenant's name.
+        kind: Which relay hands it on.
+        order_key: Postings with the same one are handed on one after the other.
+        body: What the relay makes of it.
+        made_us: When it was accepted, in microseconds since 1970.
+        trouble: As for a register.
+    """
+
+    id: str
+    tenant_id: str
+    kind: str
+    order_key: bytes
+    body: bytes
+    made_us: int
+    trouble: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts in the journal."""
+        return OVERHEAD + len(self.id) + len(self.order_key) + len(self.body)
+
+
+Entry = Register | Delta | Posting
