@@ -12,13 +12,18 @@ __all__ = ["InMemory", "Keeper"]
 class Keeper(Protocol):
     """Keeps the entries of one journal somewhere that outlives the process.
 
-    Neither `put` nor `drop` raises: where they cannot be kept any more, `reason` says
-    why, and the journal goes on in memory.
+    Neither `put` nor `drop` raises: where entries cannot be kept any more, `reason`
+    says why, and the journal goes on in memory.
     """
 
     @property
+    def is_durable(self) -> bool:
+        """Whether entries outlive the process now."""
+        ...
+
+    @property
     def reason(self) -> str | None:
-        """Why entries are not kept beyond the process now; None if they are."""
+        """Why entries that should outlive the process do not; None if all is well."""
         ...
 
     def put(self, entry: Entry) -> None:
@@ -44,7 +49,8 @@ class Keeper(Protocol):
 class InMemory:
     """Keeps nothing: the journal lives as long as the process."""
 
-    reason: str | None = "no journal directory: entries live as long as the process"
+    is_durable = False
+    reason: str | None = None
 
     def put(self, entry: Entry) -> None:
         """Do nothing."""
