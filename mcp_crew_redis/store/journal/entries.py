@@ -13,7 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mcp_crew_redis._wire.header import HEADER_BYTES, unseal
+from mcp_crew_redis._wire.header import (
+    HEADER_BYTES,
+    MAX_EXPIRES_AT_MS,
+    seal,
+    seal_tombstone,
+    unseal,
+)
 
 __all__ = ["OVERHEAD", "Delta", "Entry", "Posting", "Register"]
 
@@ -36,6 +42,7 @@ class Register:
         is_uncertain: It was sent and not answered, so it may stand in Redis already.
         is_wall_time: Its stamp is this machine's wall clock: the server's had not been
             measured yet.
+        since_us: When its key began to wait, by the same clock as its stamp.
         trouble: Why it cannot be synchronised without a decision of its owner; empty
             while it can.
     """
@@ -48,6 +55,7 @@ class Register:
     is_tombstone: bool
     is_uncertain: bool = False
     is_wall_time: bool = False
+    since_us: int = 0
     trouble: str = ""
 
     @classmethod
@@ -61,6 +69,7 @@ class Register:
             stamp=header.stamp,
             expires_at_ms=header.expires_at_ms or 0,
             is_tombstone=header.is_tombstone,
+            since_us=header.stamp,
         )
 
     @property
@@ -69,9 +78,33 @@ class Register:
         return OVERHEAD + len(self.key) + len(self.sealed)
 
     @property
+    def name(self) -> bytes:
+        """The key by which it waits."""
+        return self.key
+
+    @property
+    def made_us(self) -> int:
+        """When it was written, in microseconds since 1970."""
+        return self.stamp
+
+    @property
     def payload(self) -> bytes:
         """The encoded value; empty for a tombstone."""
         return self.sealed[HEADER_BYTES:]
+
+    def shift(self, step_us: int) -> None:
+        """Move it in time; nobody may have seen its stamp."""
+        self.stamp += step_us
+        self.since_us += step_us
+        expires_at_ms = self.expires_at_ms + step_us // 1_000
+        self.expires_at_ms = min(expires_at_ms, MAX_EXPIRES_AT_MS)
+        if self.is_tombstone:
+            self.sealed = seal_tombstone(self.stamp, self.expires_at_ms)
+        else:
+            self.sealed = seal(
+                *(self.stamp, self.payload, self.expires_at_ms),
+                max_bytes=len(self.sealed),
+            )
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -87,6 +120,7 @@ class Delta:
         ttl_ms: The time to live that the last amount asked for.
         made_us: When the first amount was added, in microseconds since 1970.
         is_frozen: It was sent, or is about to be: nothing may be added any more.
+        is_wall_time: As for a register, of `made_us`.
         trouble: As for a register.
     """
 
@@ -98,12 +132,22 @@ class Delta:
     ttl_ms: int
     made_us: int
     is_frozen: bool = False
+    is_wall_time: bool = False
     trouble: str = ""
 
     @property
     def size(self) -> int:
         """Bytes that it counts in the journal."""
         return OVERHEAD + len(self.key) + len(self.writer)
+
+    @property
+    def name(self) -> bytes:
+        """The key by which it waits."""
+        return self.key
+
+    def shift(self, step_us: int) -> None:
+        """Move it in time."""
+        self.made_us += step_us
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -117,6 +161,7 @@ class Posting:
         order_key: Postings with the same one are handed on one after the other.
         body: What the relay makes of it.
         made_us: When it was accepted, in microseconds since 1970.
+        is_wall_time: As for a register, of `made_us`.
         trouble: As for a register.
     """
 
@@ -126,12 +171,22 @@ class Posting:
     order_key: bytes
     body: bytes
     made_us: int
+    is_wall_time: bool = False
     trouble: str = ""
 
     @property
     def size(self) -> int:
         """Bytes that it counts in the journal."""
         return OVERHEAD + len(self.id) + len(self.order_key) + len(self.body)
+
+    @property
+    def name(self) -> bytes:
+        """The key by which it waits."""
+        return self.order_key
+
+    def shift(self, step_us: int) -> None:
+        """Move it in time."""
+        self.made_us += step_us
 
 
 Entry = Register | Delta | Posting

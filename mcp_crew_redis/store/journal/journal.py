@@ -1,0 +1,315 @@
+"""The journal: what was accepted and does not stand in Redis yet. Bounded, no await.
+
+put, add, post ---> tables in memory ---> keeper (files, if a folder is set)
+                         |
+batch() <---- fair over tenants ---- remove() once it stands in Redis
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Final
+
+from mcp_crew_redis.errors import FallbackFullError
+from mcp_crew_redis.store.journal.entries import Delta, Entry, Posting, Register
+from mcp_crew_redis.store.journal.keeping import InMemory, Keeper
+from mcp_crew_redis.store.journal.schedule import Schedule
+from mcp_crew_redis.store.tally import INT64_MAX, INT64_MIN
+
+__all__ = ["MAX_BYTES", "MAX_ENTRIES", "Journal"]
+
+MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_ENTRIES: Final = 100_000
+_SAMPLE: Final = 1_000  # entries looked at for the age of the oldest
+
+
+def _nobody() -> None:
+    """Nobody waits for entries."""
+
+
+class Journal:
+    """Pending entries by key, in memory, and told to a keeper.
+
+    Belongs to no event loop: what one loop left is synchronised by the next.
+
+    Args:
+        max_bytes: Limit of all entries together.
+        max_entries: Likewise.
+        keeper: Keeps them beyond the process.
+
+    Attributes:
+        registers: The newest pending write of each key.
+        deltas: What waits for each counter, in the order of its sequences.
+        postings: What waits for each order key, in order.
+        keeper: Who keeps them beyond the process.
+        on_entry: Called when an entry has been accepted.
+        size: Bytes of all entries.
+        depth: Number of entries.
+        accepted: Writes accepted since the beginning.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_entries: int = MAX_ENTRIES,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self.registers: dict[bytes, Register] = {}
+        self.deltas: dict[bytes, deque[Delta]] = {}
+        self.postings: dict[bytes, deque[Posting]] = {}
+        self.keeper: Keeper = keeper or InMemory()
+        self.on_entry: Callable[[], None] = _nobody
+        self.size = self.depth = self.accepted = 0
+        self._max_bytes, self._max_entries = max_bytes, max_entries
+        self._waiting = Schedule()
+
+    def __len__(self) -> int:
+        return self.depth
+
+    def __repr__(self) -> str:
+        return f"<Journal {self.depth} entries, {self.size} bytes>"
+
+    # --- acceptance -------------------------------------------------------------------
+
+    def put(self, *registers: Register) -> None:
+        """Accept writes, each in the place of an older one of its key.
+
+        Raises:
+            FallbackFullError: They do not fit, all together; nothing was accepted.
+        """
+        held = [self.registers.get(register.key) for register in registers]
+        grown = sum(register.size for register in registers)
+        grown -= sum(old.size for old in held if old is not None)
+        self._admit(grown, held.count(None))
+        for register, old in zip(registers, held, strict=True):
+            if old is not None:
+                register.since_us = old.since_us
+            self.registers[register.key] = register
+            self._accepted(register)
+        self.on_entry()
+
+    def add(self, open_one: Delta) -> None:
+        """Accept an amount; it joins the writer's open delta of that counter, if any.
+
+        Raises:
+            FallbackFullError: It does not fit; nothing was accepted.
+        """
+        held = self.open_delta(open_one.key, open_one.writer)
+        total = open_one.amount + (held.amount if held else 0)
+        if held is not None and INT64_MIN <= total <= INT64_MAX:
+            held.amount, held.ttl_ms = total, open_one.ttl_ms
+            self._accepted(held)
+        else:
+            self._admit(open_one.size, 1)
+            self.deltas.setdefault(open_one.key, deque()).append(open_one)
+            self._accepted(open_one)
+        self.on_entry()
+
+    def post(self, posting: Posting) -> None:
+        """Accept a message.
+
+        Raises:
+            FallbackFullError: It does not fit; nothing was accepted.
+        """
+        self._admit(posting.size, 1)
+        self.postings.setdefault(posting.order_key, deque()).append(posting)
+        self._accepted(posting)
+        self.on_entry()
+
+    def adopt(self, entry: Entry) -> bool:
+        """Accept what another process left; False if it does not fit."""
+        try:
+            if isinstance(entry, Register):
+                held = self.registers.get(entry.key)
+                if held is None or held.stamp < entry.stamp:
+                    self.put(entry)
+            elif isinstance(entry, Delta):
+                entry.is_frozen = True  # its writer adds no more
+                queue = self.deltas.get(entry.key, ())
+                names = {(one.writer, one.sequence) for one in queue}
+                if (entry.writer, entry.sequence) not in names:
+                    self.add(entry)
+            elif entry.id not in {
+                one.id for one in self.postings.get(entry.order_key, ())
+            }:
+                self.post(entry)
+        except FallbackFullError:
+            return False
+        return True
+
+    def _admit(self, size: int, count: int) -> None:
+        if self.size + size > self._max_bytes and size > 0:
+            limit = f"{self._max_bytes} bytes"
+        elif self.depth + count > self._max_entries and count > 0:
+            limit = f"{self._max_entries} entries"
+        else:
+            self.size += size
+            self.depth += count
+            return
+        raise FallbackFullError(
+            f"Redis is away and the local journal is full ({limit}): nothing was "
+            "accepted; try again when Redis is back"
+        )
+
+    def _accepted(self, entry: Entry) -> None:
+        self.accepted += 1
+        if not entry.trouble:
+            self._waiting.add(entry.tenant_id, entry.name)
+        self.keeper.put(entry)
+
+    # --- what waits -------------------------------------------------------------------
+
+    def open_delta(self, key: bytes, writer: str) -> Delta | None:
+        """Return the delta of a counter that this writer may still add to."""
+        queue = self.deltas.get(key)
+        if queue:
+            last = queue[-1]
+            if last.writer == writer and not last.is_frozen:
+                return last
+        return None
+
+    def freeze(self, delta: Delta) -> None:
+        """Let nothing more be added to a delta: it is about to be sent."""
+        if not delta.is_frozen:
+            delta.is_frozen = True
+            self.keeper.put(delta)  # or another process would number it anew
+
+    def batch(self, count: int, size: int) -> list[Entry]:
+        """Take the next entries for Redis, at most one of each key.
+
+        Each must be given back, by `remove` or by `again`.
+
+        Args:
+            count: At most that many, at least one if any waits.
+            size: Stop when they have that many bytes.
+        """
+        taken: list[Entry] = []
+        total = 0
+        for _, key in self._waiting.take():
+            entry = self.first(key)
+            if entry is not None and not entry.trouble:
+                taken.append(entry)
+                total += entry.size
+            if len(taken) >= count or total >= size:
+                break
+        return taken
+
+    def first(self, key: bytes) -> Entry | None:
+        """Return the entry of a key or order key that is to be sent first."""
+        register = self.registers.get(key)
+        if register is not None:
+            return register
+        queue = self.deltas.get(key) or self.postings.get(key)
+        return queue[0] if queue else None
+
+    def again(self, entry: Entry) -> None:
+        """Give an entry back that was not synchronised, or is in trouble."""
+        if entry.trouble:
+            self.keeper.put(entry)
+        elif self._is_held(entry):
+            self._waiting.add(entry.tenant_id, entry.name)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `batch` would return any; entries in trouble do not count."""
+        return bool(self._waiting)
+
+    # --- the end of entries -----------------------------------------------------------
+
+    def remove(self, entry: Entry) -> bool:
+        """Drop an entry; False if a later write has taken its place."""
+        if not self._is_held(entry):
+            if self.first(entry.name) is not None:
+                self._waiting.add(entry.tenant_id, entry.name)
+            return False
+        self._drop(entry)
+        return True
+
+    def _is_held(self, entry: Entry) -> bool:
+        if isinstance(entry, Register):
+            return self.registers.get(entry.key) is entry
+        queue: deque[Delta] | deque[Posting]
+        if isinstance(entry, Delta):
+            queue = self.deltas.get(entry.key, deque())
+        else:
+            queue = self.postings.get(entry.order_key, deque())
+        return any(one is entry for one in queue)
+
+    def _drop(self, entry: Entry) -> None:
+        name = entry.name
+        if isinstance(entry, Register):
+            del self.registers[name]
+        elif isinstance(entry, Delta):
+            _take_out(self.deltas, name, entry)
+        else:
+            _take_out(self.postings, name, entry)
+        self.size -= entry.size
+        self.depth -= 1
+        if self.first(name) is None:
+            self._waiting.discard(entry.tenant_id, name)
+        else:
+            self._waiting.add(entry.tenant_id, name)
+        self.keeper.drop(entry)
+
+    def stored(self, key: bytes, stamp: int) -> None:
+        """Drop a pending write of a key: a newer one of ours stands in Redis."""
+        register = self.registers.get(key)
+        if register is not None and register.stamp <= stamp:
+            self._drop(register)
+
+    def forget(self, tenant_id: str, floor: int) -> int:
+        """Drop all of a tenant that is not newer than its floor; return how many."""
+        doomed = [
+            entry
+            for entry in self.live()
+            if entry.tenant_id == tenant_id and entry.made_us <= floor
+        ]
+        for entry in doomed:
+            self._drop(entry)
+        return len(doomed)
+
+    # --- all of them ------------------------------------------------------------------
+
+    def live(self) -> Iterator[Entry]:
+        """Give every entry."""
+        yield from self.registers.values()
+        yield from chain.from_iterable(self.deltas.values())
+        yield from chain.from_iterable(self.postings.values())
+
+    def troubled(self) -> list[Entry]:
+        """Return the entries that wait for a decision of their owner."""
+        return [entry for entry in self.live() if entry.trouble]
+
+    def oldest_us(self) -> int | None:
+        """Return when the oldest entry was accepted, None if there is none."""
+        heads = chain(
+            (one.since_us for one in islice(self.registers.values(), _SAMPLE)),
+            (q[0].made_us for q in islice(self.deltas.values(), _SAMPLE)),
+            (q[0].made_us for q in islice(self.postings.values(), _SAMPLE)),
+        )
+        return min(heads, default=None)
+
+    def shift(self, step_us: int) -> None:
+        """Move what was stamped by the wall clock, now that the server's is known.
+
+        None of it has been sent, so nobody has seen the stamps that it had.
+        """
+        for entry in list(self.live()):
+            if entry.is_wall_time:
+                entry.is_wall_time = False
+                entry.shift(step_us)
+                self.keeper.put(entry)
+
+
+def _take_out(
+    queues: dict[bytes, deque[Delta]] | dict[bytes, deque[Posting]],
+    name: bytes,
+    entry: Delta | Posting,
+) -> None:
+    queue = queues[name]
+    queue.remove(entry)  # type: ignore[arg-type] # each table holds one kind
+    if not queue:
+        del queues[name]
