@@ -1,7 +1,8 @@
 """Helpers for tests of code that uses the crew, and a pytest plugin.
 
 `ManualClock` is a clock that the test moves. `FaultProxy` stands between a client and
-its server and breaks on command. `find_key_leaks` tells which keys never expire. With
+its server and breaks on command. `LocalServer` is a real server that the test may kill,
+pause, restart and make to refuse. `find_key_leaks` tells which keys never expire. With
 pytest-asyncio installed, these fixtures exist:
 
     crew_redis_server       an embedded server for the whole test session
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from mcp_crew_redis.testing.key_leaks import find_key_leaks
     from mcp_crew_redis.testing.manual_clock import ManualClock
     from mcp_crew_redis.testing.proxy import FaultProxy
+    from mcp_crew_redis.testing.server import LocalServer
 
-__all__ = ["FaultProxy", "ManualClock", "find_key_leaks"]
+__all__ = ["FaultProxy", "LocalServer", "ManualClock", "find_key_leaks"]
 
 _HOMES = {
     "FaultProxy": "mcp_crew_redis.testing.proxy",
+    "LocalServer": "mcp_crew_redis.testing.server",
     "ManualClock": "mcp_crew_redis.testing.manual_clock",
     "find_key_leaks": "mcp_crew_redis.testing.key_leaks",
 }
