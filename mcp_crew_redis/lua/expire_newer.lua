@@ -1,6 +1,8 @@
 -- Give a live value another time to live and a new header, unless it is newer; atomic,
 -- one value. The payload is neither sent nor copied. A value that is not above the
 -- tenant's floor is absent: a newer header would take it out of the purge's way.
+-- PEXPIRE comes first: a server without memory (OOM) would refuse to begin with SETRANGE,
+-- which here needs none, and lets go on who has written.
 -- KEYS[1] key       the value's key
 -- KEYS[2] floor     the stamp of the tenant's last purge
 -- ARGV[1] header    16 bytes with the new stamp and the new expires_at
@@ -31,6 +33,6 @@ end
 if held_stamp == stamp then
   return {held == ARGV[1] and 2 or 3, stamp}
 end
-redis.call('SETRANGE', KEYS[1], 0, ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('SETRANGE', KEYS[1], 0, ARGV[1])
 return {1, stamp}

@@ -152,3 +152,17 @@ async def test_writers_idle_for_a_day_go_when_one_joins(client, add):
     assert await client.hlen(KEY) == 13
     await add(1, 1, writer="b")
     assert set(await client.hkeys(KEY)) == {b"v", b"w:a", b"w:b", b"w:young"}
+
+
+async def test_a_full_server_changes_nothing(client, add, exhaust):
+    """OOM; the idle writers' records stay too, and a repetition is answered."""
+    await add(1, 5)
+    await client.hset(KEY, mapping={"w:idle": "1 5 1", "w:other": "1 5 1"})
+    before = await client.hgetall(KEY)
+    exhaust()
+
+    with pytest.raises(ResponseError, match="maxmemory"):
+        await add(1, 1, writer="b")
+
+    assert await client.hgetall(KEY) == before
+    assert await add(1, 5) == [2, b"5"]

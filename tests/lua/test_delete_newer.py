@@ -124,3 +124,34 @@ async def test_a_delete_of_before_the_purge_leaves_nothing(client, bury):
     assert await bury(KEY) == [NEWER, STAMP, 0]
 
     assert await client.exists(KEY) == 0
+
+
+# --- a server without memory ------------------------------------------------------
+
+
+async def test_a_full_server_still_deletes(client, bury, exhaust):
+    """A value makes way for its tombstone; an absent key's comes along."""
+    await client.set(OTHER, seal(STAMP - 5, b"old" * 100), px=60_000)
+    exhaust()
+
+    assert await bury(KEY, OTHER) == [DELETED, STAMP, 0, DELETED, STAMP, 1]
+
+    for key in (KEY, OTHER):
+        assert await client.get(key) == TOMBSTONE
+        assert 0 < await client.pttl(key) <= 60_000
+
+
+@pytest.mark.parametrize("held", [None, seal(STAMP + 5, b"new")], ids=["absent", "new"])
+async def test_a_full_server_buries_nothing_where_nothing_makes_way(
+    client, bury, exhaust, held
+):
+    """OOM, and everything is as it was."""
+    if held is not None:
+        await client.set(OTHER, held, px=60_000)
+    exhaust()
+
+    with pytest.raises(ResponseError, match="maxmemory"):
+        await bury(KEY, OTHER)
+
+    assert await client.exists(KEY) == 0
+    assert await client.get(OTHER) == held

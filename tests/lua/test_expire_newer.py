@@ -103,3 +103,14 @@ async def test_what_is_to_be_purged_is_absent(client, expire):
     assert await expire() == [ABSENT, STAMP - 2]
 
     assert await client.get(KEY) == value
+
+
+async def test_a_full_server_still_gives_another_time(client, expire, exhaust):
+    """A shorter life is what a full server needs; header and time change together."""
+    await client.set(KEY, seal(STAMP - 1, b"payload", NOW_MS + 1), px=60_000)
+    exhaust()
+
+    assert await expire() == [DONE, STAMP]
+
+    assert await client.get(KEY) == HEADER + b"payload"
+    assert 0 < await client.pttl(KEY) <= 5_000

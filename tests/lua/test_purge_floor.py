@@ -59,3 +59,20 @@ async def test_a_floor_that_is_no_number_is_replaced(client, raise_floor):
     await client.set(KEY, "text")
 
     assert await raise_floor() > 0
+
+
+async def test_a_full_server_still_raises_the_floor(client, raise_floor, exhaust):
+    """A purge is what frees its memory."""
+    exhaust()
+
+    floor = await raise_floor()
+
+    assert await client.get(KEY) == str(floor).encode()
+
+
+async def test_a_floor_that_expires_stays(client, raise_floor):
+    """Somebody gave it a time to live: it is permanent again."""
+    await client.set(KEY, 1, px=60_000)
+    await raise_floor()
+
+    assert await client.ttl(KEY) == -1

@@ -61,3 +61,11 @@ async def test_what_is_gone_already_counts_as_neither(purge):
     """A purge that is repeated says how much it did."""
     assert await purge("absent") == [0, 0]
     assert await purge() == [0, 0]
+
+
+async def test_a_full_server_is_emptied(client, purge, exhaust):
+    """That is how its memory comes back."""
+    await client.set(key("old"), seal(FLOOR, b"v"), ex=60)
+    exhaust()
+
+    assert await purge("old") == [1, 0]

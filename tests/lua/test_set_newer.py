@@ -149,3 +149,15 @@ async def test_what_was_purged_does_not_come_back(client, write, behind):
     assert refused == NewerResult(NewerOutcome.NEWER_STANDS, STAMP)
     assert await client.exists(KEY) == 0
     assert (await write(seal(STAMP + 1, b"v"))).outcome is NewerOutcome.STORED
+
+
+async def test_a_full_server_changes_nothing(client, write, exhaust):
+    """OOM; what stood stands."""
+    held = seal(STAMP - 1, b"old")
+    await client.set(KEY, held, px=60_000)
+    exhaust()
+
+    with pytest.raises(ResponseError, match="maxmemory"):
+        await write(seal(STAMP, b"v"))
+
+    assert await client.get(KEY) == held

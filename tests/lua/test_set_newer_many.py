@@ -79,3 +79,15 @@ async def test_what_was_purged_does_not_come_back(client, write):
 
     assert answer == [NEWER, STAMP, STORED, STAMP + 2, STORED, STAMP + 1]
     assert await client.exists(KEYS[0]) == 0
+
+
+async def test_a_full_server_changes_nothing(client, write, exhaust):
+    """OOM; not one of the pairs is stored."""
+    held = seal(STAMP - 1, b"old")
+    await client.set(KEYS[1], held, px=60_000)
+    exhaust()
+
+    with pytest.raises(ResponseError, match="maxmemory"):
+        await write(dict.fromkeys(KEYS, seal(STAMP, b"v")))
+
+    assert await client.mget(KEYS) == [None, held, None, None]
