@@ -83,6 +83,7 @@ class Admission:
             LifecycleError: The client is closed, or belongs to another loop.
         """
         self.admit()
+        token = self._node.breaker.generation
         lane = self._lane(is_bulk=is_bulk)
         is_here = self._loop is asyncio.get_running_loop()
         if is_here and lane.has_room and self._is_open(lane):
@@ -97,6 +98,7 @@ class Admission:
         except TimeoutError as error:
             if isinstance(error, WireTimeoutError):
                 raise  # the dial's own
+            self._give_up_dialling(token)
             raise self._late(is_bulk=is_bulk) from None
 
     async def connected(self) -> None:
@@ -133,13 +135,25 @@ class Admission:
     @asynccontextmanager
     async def _in_time(self) -> AsyncGenerator[None, None]:
         timeout = self._node.settings.command_timeout
+        token = self._node.breaker.generation
         try:
             async with asyncio.timeout(timeout):
                 yield
         except TimeoutError as error:
             if isinstance(error, WireTimeoutError):
                 raise  # the dial's own
+            self._give_up_dialling(token)
             raise WireTimeoutError(timeout, sent=False) from None
+
+    def _give_up_dialling(self, token: int) -> None:
+        """Open the circuit: no lane is alive, and a whole timeout brought none.
+
+        The dial goes on, and its success closes the circuit again; but the next caller
+        need not wait as long to learn the same.
+        """
+        node = self._node
+        if not (node.interactive.is_alive or node.bulk.is_alive):
+            node.breaker.trip(token, "dial timeout")
 
     async def _ready(self, *, is_bulk: bool) -> Lane:
         """Return a live lane that strays cannot overtake; the caller's deadline."""

@@ -149,7 +149,8 @@ class CircuitBreaker:
         """
         if not self.wants_probe:
             raise LifecycleError(f"no probe is wanted: {self!r}")
-        token = self._probe.token = self.generation + 1
+        token = self.generation + 1
+        self._probe.begin(token, self._monotonic())
         if self.state is CircuitState.OPEN:
             self._change(CircuitState.HALF_OPEN, "probe", self._monotonic())
         else:

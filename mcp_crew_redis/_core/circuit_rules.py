@@ -119,12 +119,20 @@ class ProbeSchedule:
         failures: Failed probes that the next delay remembers.
     """
 
-    __slots__ = ("_good", "_random", "_settings", "due_at", "failures", "token")
+    __slots__ = (
+        "_began_at",
+        "_good",
+        "_random",
+        "_settings",
+        "due_at",
+        "failures",
+        "token",
+    )
 
     def __init__(self, settings: BreakerSettings, random: Random) -> None:
         self._settings = settings
         self._random = random
-        self.due_at = 0.0
+        self.due_at = self._began_at = 0.0
         self.token: int | None = None
         self.failures = 0
         self._good = 0
@@ -145,10 +153,20 @@ class ProbeSchedule:
         self.due_at = now + _SECOND_PROBE_AFTER
         return self._good >= _PROBES_TO_CLOSE
 
+    def begin(self, token: int, now: float) -> None:
+        """Note that the probe with this token begins."""
+        self.token, self._began_at = token, now
+
     def failed(self, now: float) -> None:
-        """Count a bad probe and draw a longer delay."""
+        """Count a bad probe and draw a longer delay.
+
+        It counts from the probe's beginning: one that waited for its own timeout has
+        waited already, and a recovery would otherwise be noticed that much later.
+        """
         self.failures = min(self.failures + 1, _MAX_EXPONENT)
-        self.restart(now)
+        self.restart(self._began_at)
+        pause = min(_SECOND_PROBE_AFTER, self.due_at - self._began_at)
+        self.due_at = max(self.due_at, now + pause)
 
     def forgive(self, closed_for: float) -> None:
         """Start quickly again if the circuit had been closed for long enough."""

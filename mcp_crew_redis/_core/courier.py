@@ -14,27 +14,26 @@ from typing import Any, Protocol
 from redis import exceptions as redis_errors
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
-from mcp_crew_redis._core.admission import misused
 from mcp_crew_redis._core.commands import block_seconds, is_read
 from mcp_crew_redis._core.dedicated import DedicatedPool
 from mcp_crew_redis._core.lane import Lane, Slot
 from mcp_crew_redis._core.node import Node
 from mcp_crew_redis._core.resp import pack_command
 from mcp_crew_redis._core.seam import Encoder, close_quietly
+from mcp_crew_redis._core.translation import translate
 from mcp_crew_redis._core.wire_errors import (
     LaneLostError,
-    WireConnectionLostError,
-    WireOutcomeUnknownError,
     WireTimeoutError,
     refusal_code,
 )
-from mcp_crew_redis.errors import LifecycleError, UnavailableError
+from mcp_crew_redis.errors import UnavailableError
 
 __all__ = ["PASSAGE", "REPEATABLE", "Courier", "Passage"]
 
 REPEATABLE = "crew_repeatable"  # an option: sending the command twice is harmless
 PASSAGE = "crew_passage"  # an option: a Passage, for whoever has to know
 FIRST_PAUSE = 0.02  # seconds before the first retry of a refused command; then doubled
+PATIENCE = 1.5  # command timeouts that a caller waits at most, whatever goes wrong
 
 
 class _Parser(Protocol):
@@ -94,10 +93,11 @@ class Courier:
     async def deliver(self, args: Sequence[Any], options: dict[str, Any]) -> Any:
         """Send over the right lane, again if that is safe, and return the raw reply."""
         packed = self.pack(args)
+        deadline = self._now() + PATIENCE * self._node.settings.command_timeout
         try:
-            return await self._send(args, packed, options)
+            return await self._send_by(deadline, args, packed, options)
         except Exception as error:  # noqa: BLE001 - sorted there
-            return await self.recover(error, args, options)
+            return await self.recover(error, args, options, deadline)
 
     async def submit(
         self,
@@ -146,17 +146,31 @@ class Courier:
             lane.raw.add(slot)
         return slot
 
-    async def _send(
-        self, args: Sequence[Any], packed: bytes, options: dict[str, Any]
+    async def _send_by(
+        self,
+        deadline: float,
+        args: Sequence[Any],
+        packed: bytes,
+        options: dict[str, Any],
     ) -> Any:
+        """Send once; every wait on the way ends by `deadline`, on the loop's clock."""
+        passage = options.get(PASSAGE) or Passage()
         is_raw = self._decodes and NEVER_DECODE in options
-        passage = options.get(PASSAGE)
-        if passage is None:
-            lane, slot = await self.submit(args, packed, is_raw=is_raw)
-        else:
-            passage.is_waiting = True
-            lane, slot = await self.submit(args, packed, is_raw=is_raw)
-            passage.is_waiting = False
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._send(args, packed, passage, is_raw=is_raw)
+        except TimeoutError as error:
+            if isinstance(error, WireTimeoutError):
+                raise
+            timeout = PATIENCE * self._node.settings.command_timeout
+            raise WireTimeoutError(timeout, sent=not passage.is_waiting) from None
+
+    async def _send(
+        self, args: Sequence[Any], packed: bytes, passage: Passage, *, is_raw: bool
+    ) -> Any:
+        passage.is_waiting = True
+        lane, slot = await self.submit(args, packed, is_raw=is_raw)
+        passage.is_waiting = False
         reply = await slot
         if lane.large and slot in lane.large:
             self.learn(args)
@@ -178,16 +192,27 @@ class Courier:
     # --- failures -------------------------------------------------------------------
 
     async def recover(
-        self, error: Exception, args: Sequence[Any], options: dict[str, Any]
+        self,
+        error: Exception,
+        args: Sequence[Any],
+        options: dict[str, Any],
+        deadline: float | None = None,
     ) -> Any:
         """Send again if that is safe and there is time; otherwise raise.
+
+        Args:
+            error: What the first attempt ended with.
+            args: The command.
+            options: Its options.
+            deadline: On the loop's clock; None where the first attempt may have taken
+                one timeout and no more, so that half of one is left.
 
         Returns:
             The reply of a later attempt.
         """
-        # The first attempt took up to one timeout; the rest together get half of one,
-        # so that no caller waits longer than one and a half.
-        deadline = self._now() + self._node.settings.command_timeout / 2
+        if deadline is None:
+            rest = (PATIENCE - 1.0) * self._node.settings.command_timeout
+            deadline = self._now() + rest
         pause, was_sent = FIRST_PAUSE, False
         try:
             while True:
@@ -201,11 +226,12 @@ class Courier:
                     or self._now() + wait >= deadline
                     or not self._node.budget.withdraw()
                 ):
-                    raise self.translate(error, was_sent=was_sent)
+                    raise translate(error, was_sent=was_sent)
                 await asyncio.sleep(wait)
                 pause *= 2
                 try:
-                    return await self._send(args, self.pack(args), options)
+                    packed = self.pack(args)
+                    return await self._send_by(deadline, args, packed, options)
                 except Exception as again:  # noqa: BLE001 - the loop sorts it
                     error = again
         finally:
@@ -239,29 +265,6 @@ class Courier:
         breaker = self._node.breaker
         breaker.record_refusal(breaker.generation, code)
         return pause
-
-    def translate(self, error: Exception, *, was_sent: bool = False) -> Exception:
-        """Return the caller's error for what a lane reported.
-
-        With `was_sent` an earlier attempt may have been executed, whatever became of
-        this one.
-        """
-        if was_sent and isinstance(error, (LaneLostError, UnavailableError)):
-            return WireOutcomeUnknownError(
-                "sent, and sent again in vain: the command may have been executed"
-            )
-        if isinstance(error, LaneLostError):
-            if error.sent:
-                return WireOutcomeUnknownError(
-                    f"the connection ended ({error.cause}) before the reply: the "
-                    "command may have been executed"
-                )
-            return WireConnectionLostError(
-                f"the connection ended ({error.cause}); nothing was sent"
-            )
-        if isinstance(error, RuntimeError) and not isinstance(error, LifecycleError):
-            return misused(error)
-        return error
 
     # --- dedicated connections --------------------------------------------------------
 

@@ -9,12 +9,14 @@ future and is dropped, so nobody ever gets the reply of somebody else.
 from __future__ import annotations
 
 import asyncio
+import os
 from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mcp_crew_redis._core.forks import let_go
 from mcp_crew_redis._core.inbox import Inbox, Slot
 from mcp_crew_redis._core.lane_keeper import LaneKeeper
 from mcp_crew_redis._core.lane_queue import Barriers, Turnstile
@@ -91,6 +93,7 @@ class Lane(asyncio.Protocol):
         Raises:
             ConnectionError: The connection ended meanwhile.
         """
+        self._pid = os.getpid()
         self._loop = loop = get_running_loop()
         self._new_slot: Callable[[], Slot] = partial(asyncio.Future, loop=loop)
         self._call_soon = loop.call_soon
@@ -119,6 +122,8 @@ class Lane(asyncio.Protocol):
         self.limit = 0
         token = self._watch.stop()
         unanswered = self._sent - self.answered
+        if os.getpid() != self._pid and self.fileno is not None:
+            let_go(self.fileno)  # a fork has left it here: it is the parent's
         if self._transport is not None:
             # abort, not close: close() would first send what is still queued, and
             # what was given up must not leave any more.
@@ -260,6 +265,13 @@ class Lane(asyncio.Protocol):
         return None if number < 0 else number
 
     @property
+    def peer(self) -> str:
+        """The address at the other end; empty on a unix socket."""
+        transport = self._transport
+        name = None if transport is None else transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    @property
     def submitted(self) -> int:
         """Commands submitted so far, which is the number of the latest."""
         return self._sent + len(self.buffer)
@@ -268,6 +280,11 @@ class Lane(asyncio.Protocol):
     def answered(self) -> int:
         """Replies received so far."""
         return self._sent + len(self.buffer) - len(self.pending)
+
+    @property
+    def heard(self) -> float:
+        """Loop seconds of the last answer; 0 before the first."""
+        return self._watch.heard
 
     def statistics(self) -> LaneStatistics:
         """Return the figures of this moment."""

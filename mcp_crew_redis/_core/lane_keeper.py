@@ -14,6 +14,9 @@ class EndedLane(Protocol):
     client_id: int | None
     run_id: str
 
+    @property
+    def peer(self) -> str: ...
+
 
 class LaneKeeper(Protocol):
     """Who is told what happens on a lane. Every call is synchronous.

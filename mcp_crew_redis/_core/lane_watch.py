@@ -76,12 +76,13 @@ class LaneWatch:
         self._refusals = 0  # of which are told
         self._slow = 0
         self._token = 0  # of the latest answered write
-        self._idle_chunks = -1
+        self.heard = 0.0  # when the last complete answer came
 
     def start(self) -> None:
         """Begin; the lane is attached to the running loop."""
         self._loop = asyncio.get_running_loop()
-        self._arm(self._loop.time() + self._idle_ping)
+        self.heard = self._loop.time()
+        self._arm(self.heard + self._idle_ping)
 
     def stop(self) -> int:
         """End the timer, report what is left; return the oldest unanswered's token."""
@@ -102,7 +103,8 @@ class LaneWatch:
 
     def passed(self, answered: int) -> None:
         """Drop the marks that are answered; count the commands that took too long."""
-        marks, now = self.marks, self._loop.time()
+        marks = self.marks
+        self.heard = now = self._loop.time()
         while marks and marks[0][END] <= answered:
             end, at, _, self._token = marks.popleft()
             if now - at > self._slow_after:
@@ -150,12 +152,15 @@ class LaneWatch:
         )
 
     def _idle(self, now: float) -> None:
-        """Prove with a PING, once in a while, that a quiet connection is alive."""
-        if self._idle_chunks == self._lane.chunks:
+        """Prove with a PING, once in a while, that a quiet connection is alive.
+
+        So a path that died in silence is found within `idle_ping` and a timeout.
+        """
+        due = self.heard + self._idle_ping
+        if now >= due:
             self._lane.ping()  # arms the timer by its write
         else:
-            self._idle_chunks = self._lane.chunks
-            self._arm(now + self._idle_ping)
+            self._arm(due)
 
     def _report(self) -> None:
         """Tell of the replies since the last time; refusals are no successes."""

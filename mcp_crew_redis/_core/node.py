@@ -6,13 +6,16 @@ caller --- lane alive and circuit closed ---> submit            (the hot path)
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
 
+from mcp_crew_redis._core.addresses import Addresses
 from mcp_crew_redis._core.admission import Admission
 from mcp_crew_redis._core.backoff import RetryBudget
 from mcp_crew_redis._core.breaker import (
@@ -30,6 +33,7 @@ from mcp_crew_redis._core.prober import Prober
 from mcp_crew_redis._core.routing import Routing
 from mcp_crew_redis._core.statistics import NodeStatistics
 from mcp_crew_redis._core.strays import Strays
+from mcp_crew_redis._core.wire_errors import TurnedAwayError
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock
 from mcp_crew_redis.log import get_logger
@@ -39,10 +43,24 @@ __all__ = ["Node"]
 log = get_logger(__name__)
 
 RETIRE_PAUSE = 0.5  # seconds
+GARBAGE = "protocol"  # the cause of a lane's end by what is no reply
+
+
+class Greeter(Protocol):
+    """Has a say before a new connection is offered to anybody."""
+
+    async def greet(self, lane: Lane, greeting: Greeting, heard: float) -> None:
+        """Use the lane first; raises DialFailedError if that failed."""
+        ...
 
 
 class Node:
-    """The connections to one address. Inert until first used; then bound to a loop."""
+    """The connections to one address. Inert until first used; then bound to a loop.
+
+    Attributes:
+        restorer: Is given every new connection before all others.
+        on_circuit: Called after each change of the circuit's state.
+    """
 
     def __init__(
         self,
@@ -76,10 +94,15 @@ class Node:
             on_push=on_push,
             decoding=decoding,
         )
+        self.restorer: Greeter | None = None
+        self.on_circuit: list[Callable[[], None]] = []
         self.is_closed = self.is_gated = False
+        self._pid = 0  # of the process that dialled
         self._next_retirement = 0.0
         self._owner = TaskOwner("wire")
-        self._dialler = Dialler(make_connection, settings)
+        self._addresses = Addresses()
+        self._make_connection = make_connection
+        self._dialler = Dialler(self._make, settings)
         self._staff(random)
         self.interactive = self._new_lane("interactive")
         self.bulk = self._new_lane("bulk", is_bulk=True)
@@ -92,7 +115,7 @@ class Node:
             settings=self.settings,
             clock=self.clock,
             random=random,
-            failed=self._dial_failed,
+            failed=self.dial_failed,
         )
         self.strays = Strays(self._owner, self._living, self._regate)
         self.admission = Admission(self, self._regate)
@@ -111,10 +134,25 @@ class Node:
 
     # --- dialling -------------------------------------------------------------------
 
+    def _make(self) -> Any:
+        """Make a connection that knows which of the host's addresses failed."""
+        connection: Any = self._make_connection()
+        connection.addresses = self._addresses
+        return connection
+
     async def _dial(self, is_bulk: bool) -> None:  # noqa: FBT001 - the connector's
+        self._pid = os.getpid()
         lane = self._new_lane("bulk" if is_bulk else "interactive", is_bulk=is_bulk)
         strays = self.strays.snapshot()
-        greeting = await self._dialler.dial(lane, strays)
+        late = self.settings.command_timeout / 2
+        doubt = asyncio.get_running_loop().call_later(late, self._doubt)
+        try:
+            greeting = await self._dialler.dial(lane, strays)
+        finally:
+            doubt.cancel()
+        if self.restorer is not None:
+            heard = max(self.interactive.heard, self.bulk.heard)
+            await self.restorer.greet(lane, greeting, heard)
         self.greeting = greeting
         lane.run_id = greeting.run_id
         if self.is_closed:
@@ -127,12 +165,24 @@ class Node:
         self.strays.forget(strays)  # opens the gates too
         log.info("wire.lane_connected", lane=lane.name, node=self.address)
 
-    def _dial_failed(self, failure: DialFailedError) -> None:
+    def _doubt(self) -> None:
+        """Ask on the idle living lane: if it is silent too, the circuit must open."""
+        for lane in (self.interactive, self.bulk):
+            if lane.is_alive and not lane.pending:
+                lane.ping()
+
+    def dial_failed(self, failure: DialFailedError) -> None:
+        """Tell the circuit of a failed dial, for a lane or for another connection.
+
+        Without a living lane it opens. With one, a full server is no failure: it
+        refuses newcomers and goes on serving who is there.
+        """
         breaker = self.breaker
         if failure.is_final:
             return  # it answered: the circuit has nothing to say about it
         if self._living() is not None:
-            breaker.record_failure(breaker.generation, failure.cause)
+            if not isinstance(failure.__cause__, TurnedAwayError):
+                breaker.record_failure(breaker.generation, failure.cause)
         else:
             breaker.trip(breaker.generation, failure.cause)
 
@@ -169,7 +219,9 @@ class Node:
             return
         log.info("wire.lane_lost", lane=lane.name, node=self.address, cause=cause)
         if unanswered:
+            self._addresses.failed(lane.peer)
             self.give_up(lane.client_id, lane.run_id)
+        if unanswered or cause == GARBAGE:
             self.breaker.record_failure(token, cause)
 
     def retire(self, cause: str) -> None:
@@ -182,8 +234,9 @@ class Node:
         if now < self._next_retirement:
             return
         self._next_retirement = now + RETIRE_PAUSE
-        self.interactive.end(cause)
-        self.bulk.end(cause)
+        for lane in (self.interactive, self.bulk):
+            self._addresses.failed(lane.peer)
+            lane.end(cause)
 
     # --- the circuit ------------------------------------------------------------------
 
@@ -198,6 +251,8 @@ class Node:
         self._regate()
         if change.state is CircuitState.OPEN and not self.is_closed:
             self._prober.start()
+        for listener in self.on_circuit:
+            listener()
 
     async def _prove(self) -> None:
         """PING over the living lane, or dial a new one: its greeting has a PING."""
@@ -219,7 +274,8 @@ class Node:
         self.is_closed = True
         self.interactive.end("closed")
         self.bulk.end("closed")
-        await self._owner.aclose()
+        if self._pid in (0, os.getpid()):  # else a fork's: its tasks are the parent's
+            await self._owner.aclose()
 
     def statistics(self) -> NodeStatistics:
         """Return the figures of this moment."""

@@ -12,6 +12,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from mcp_crew_redis._core.commands import SHARED, CommandClass, classify, refuse
 from mcp_crew_redis._core.courier import Courier
 from mcp_crew_redis._core.lane import Lane, Slot
+from mcp_crew_redis._core.translation import translate
 from mcp_crew_redis.errors import LifecycleError
 
 __all__ = ["LanePipeline"]
@@ -148,7 +149,7 @@ class LanePipeline(Pipeline):
         except redis_errors.ResponseError as error:
             return options.get(EMPTY_RESPONSE, error)
         except Exception as error:  # noqa: BLE001 - the lane's end or a timeout
-            raise self._courier.translate(error) from None
+            raise translate(error) from None
         # Replies are taken one by one, mostly long after the lane has seen their size.
         if type(reply) is bytes and len(reply) > self._courier.bulk_bytes:
             self._courier.learn(args)

@@ -19,6 +19,7 @@ from mcp_crew_redis.errors import (
 
 __all__ = [
     "LaneLostError",
+    "TurnedAwayError",
     "WireCircuitOpenError",
     "WireConfigurationError",
     "WireConnectionLostError",
@@ -84,6 +85,14 @@ class WireCredentialsError(
 
 class WireCircuitOpenError(_Network, CircuitOpenError, redis_errors.ConnectionError):
     """The circuit is open; nothing was sent."""
+
+
+class TurnedAwayError(redis_errors.ConnectionError):
+    """Inside the wire only: accepted, and closed before the handshake was over.
+
+    A full server (`maxclients`) does so. Its reason is often lost: the close overtakes
+    it on a unix socket.
+    """
 
 
 class LaneLostError(Exception):
