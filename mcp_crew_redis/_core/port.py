@@ -23,11 +23,13 @@ from mcp_crew_redis.errors import (
     RefusedError,
 )
 
-__all__ = ["Port"]
+__all__ = ["Call", "Port"]
 
 # Answers that say: not now. Nothing was executed, and the data are not to blame.
 NOT_NOW = frozenset({"OOM", "NOREPLICAS", "NOGOODSLAVE", "EXECABORT"})
 REPEAT: dict[str, Any] = {REPEATABLE: True}
+Call = tuple[str, Sequence[bytes], Sequence[Argument]]
+"""A script's name, its keys and its arguments."""
 
 
 class Port:
@@ -97,6 +99,39 @@ class Port:
         with translating():
             pipeline = self.client.pipeline(transaction=False)
             replies = await pipeline.execute_raw(commands)
+        return [
+            translated(reply) if isinstance(reply, redis_errors.RedisError) else reply
+            for reply in replies
+        ]
+
+    async def run_many(self, calls: Sequence[Call]) -> list[Any]:
+        """Run scripts in one round trip; an error stands in its script's place.
+
+        Raises:
+            UnavailableError: Redis did not answer all of them: any of them may have
+                been executed.
+        """
+        commands = []
+        for name, keys, args in calls:
+            loaded = self.scripts.load(name)
+            loaded.check(keys, args)
+            commands.append(("EVALSHA", loaded.sha, len(keys), *keys, *args))
+        with translating():
+            pipeline = self.client.pipeline(transaction=False)
+            replies = await pipeline.execute_raw(commands)
+            missing = [
+                at
+                for at, reply in enumerate(replies)
+                if isinstance(reply, redis_errors.NoScriptError)
+            ]
+            if missing:  # those were not executed
+                for name in {calls[at][0] for at in missing}:
+                    await self._send(
+                        ("SCRIPT LOAD", self.scripts.load(name).source), {}
+                    )
+                again = await pipeline.execute_raw([commands[at] for at in missing])
+                for at, reply in zip(missing, again, strict=True):
+                    replies[at] = reply
         return [
             translated(reply) if isinstance(reply, redis_errors.RedisError) else reply
             for reply in replies

@@ -6,8 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from mcp_crew_redis._wire.keys import TenantKeys
-from mcp_crew_redis.errors import CrewRedisError, DataError, InvalidIdentifierError
+from mcp_crew_redis.errors import (
+    CrewRedisError,
+    DataError,
+    InvalidIdentifierError,
+    UnavailableError,
+)
 from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.fallback import Fallback
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.graves import Graves
 from mcp_crew_redis.store.kinds import VALUE_TYPES, check_keyed, is_plain
@@ -38,15 +44,21 @@ class Batches:
     is not.
     """
 
-    __slots__ = ("_gate", "_graves", "_order", "_values")
+    __slots__ = ("_dirty", "_fallback", "_gate", "_graves", "_order", "_values")
 
     def __init__(
-        self, context: StoreContext, gate: Gate, order: Order, values: Values
+        self,
+        context: StoreContext,
+        gate: Gate,
+        order: Order,
+        fallback: Fallback,
+        values: Values,
     ) -> None:
         self._gate = gate
         self._order = order
         self._values = values
-        self._graves = Graves(context, gate, order)
+        self._fallback, self._dirty = fallback, fallback.dirty
+        self._graves = Graves(context, gate, order, fallback)
 
     # --- reading ----------------------------------------------------------------------
 
@@ -61,16 +73,35 @@ class Batches:
 
         A key that holds another Redis type counts as absent: MGET does not tell.
         """
-        is_plain(data_type)
+        may_miss = is_plain(data_type)
         names = _unique(identifiers)
         encoded = [keys.key(data_type, name) for name in names]
+        try:
+            stored = await self._stored(encoded)
+        except UnavailableError:
+            if not may_miss:
+                raise
+            stored = self._waiting(encoded)
         found: dict[str, Any] = {}
         decode = self._values.decoded
-        for name, data in zip(names, await self._fetch(encoded), strict=True):
+        for name, key in zip(names, encoded, strict=True):
+            data = stored.get(key)
             sealed = self._values.opened(data) if data else None
             if sealed is not None:
                 found[name] = decode(sealed.payload, into)
         return found
+
+    async def _stored(self, keys: list[bytes]) -> dict[bytes, bytes | None]:
+        """Return what stands under each key, or what waits for it."""
+        if not self._dirty:
+            return dict(zip(keys, await self._fetch(keys), strict=True))
+        waiting = self._waiting(keys)
+        others = [key for key in keys if key not in waiting]
+        return {**dict(zip(others, await self._fetch(others), strict=True)), **waiting}
+
+    def _waiting(self, keys: list[bytes]) -> dict[bytes, bytes | None]:
+        dirty, data = self._dirty, self._fallback.data
+        return {key: data(dirty[key]) for key in keys if key in dirty}
 
     async def _fetch(self, keys: list[bytes]) -> list[bytes | None]:
         if not keys:
@@ -104,53 +135,78 @@ class Batches:
             )
             for identifier, value in values.items()
         ]
-        if not items:
-            return WriteOutcome.STORED
-        floor = await room.prepared(keys)
-        if has_no_order:
-            await self._set_plain(items)
-        else:
+        outcomes = {WriteOutcome.STORED}
+        if has_no_order and items:
+            outcomes.add(await self._set_plain(keys, items))
+        elif items:
             for chunk in _chunks(items):
-                await self._set_ordered(chunk, floor)
+                outcomes.add(await self._set_ordered(keys, chunk))
+        is_deferred = WriteOutcome.DEFERRED in outcomes
+        return WriteOutcome.DEFERRED if is_deferred else WriteOutcome.STORED
+
+    async def _set_plain(
+        self, keys: TenantKeys, items: Sequence[_Item]
+    ) -> WriteOutcome:
+        stamps = [self._fallback.stamp() for _ in items]
+        data = [
+            (item.key, self._values.sealed(stamp, item.payload, item.lives_ms))
+            for item, stamp in zip(items, stamps, strict=True)
+        ]
+        commands = [
+            ("SET", key, sealed, "PX", item.lives_ms)
+            for (key, sealed), item in zip(data, items, strict=True)
+        ]
+        try:
+            await self._order.prepared(keys)
+            raise_first(await self._gate.write_plain_many(commands))
+        except UnavailableError as error:
+            await self._fallback.keep(keys, data, error)
+            return WriteOutcome.DEFERRED
+        for item, stamp in zip(items, stamps, strict=True):
+            self._fallback.replaced(item.key, stamp)
         return WriteOutcome.STORED
 
-    async def _set_plain(self, items: Sequence[_Item]) -> None:
-        commands = [
-            ("SET", key, self._seal(payload, lives_ms), "PX", lives_ms)
-            for key, payload, lives_ms in items
-        ]
-        raise_first(await self._gate.write_plain_many(commands))
-
-    async def _set_ordered(self, items: Sequence[_Item], floor: bytes) -> None:
+    async def _set_ordered(
+        self, keys: TenantKeys, items: Sequence[_Item]
+    ) -> WriteOutcome:
         left = list(items)
+        data: list[tuple[int, bytes]] = []  # the stamp and the bytes of each one left
 
         async def once(lowest: int) -> tuple[int, int, None]:
-            nonlocal left
-            pairs = [self._pair(item, lowest) for item in left]
-            args = [argument for pair in pairs for argument in pair]
+            nonlocal left, data
+            data = [self._sealed(item, lowest) for item in left]
+            args: list[bytes | int] = []
+            for item, (_, sealed) in zip(left, data, strict=True):
+                args += (sealed, item.lives_ms)
             names = [*(item.key for item in left), floor]
-            answer, is_doubtful = await self._gate.write_surely(
-                "set_newer_many", names, args
-            )
-            if is_doubtful:
-                return DUPLICATE, 0, None
-            told = list(zip(left, answer[::2], answer[1::2], strict=True))
-            left = [item for item, outcome, _ in told if outcome in REFUSED]
-            stood = (stamp for _, outcome, stamp in told if outcome in REFUSED)
+            answer = await self._gate.write("set_newer_many", names, args)
+            sent = list(zip(left, data, answer[::2], answer[1::2], strict=True))
+            for item, (stamp, sealed), outcome, _ in sent:
+                if outcome not in REFUSED:
+                    self._fallback.landed(item.key, stamp, sealed)
+            left = [item for item, _, outcome, _ in sent if outcome in REFUSED]
+            stood = (stands for _, _, outcome, stands in sent if outcome in REFUSED)
             return (min(REFUSED) if left else DUPLICATE), max(stood, default=0), None
 
-        outcome, stands, _ = await once(0)
-        if outcome in REFUSED:
-            await self._order.insist(once, stands)
+        try:
+            floor = await self._order.prepared(keys)
+            outcome, stands, _ = await once(0)
+            if outcome in REFUSED:
+                await self._order.insist(once, stands)
+        except UnavailableError as error:
+            if len(data) != len(left):  # not sent yet, or refused before
+                data = [self._sealed(item, 0) for item in left]
+            kept = [
+                (item.key, sealed) for item, (_, sealed) in zip(left, data, strict=True)
+            ]
+            await self._fallback.keep(keys, kept, error)
+            return WriteOutcome.DEFERRED
+        return WriteOutcome.STORED
 
-    def _pair(self, item: _Item, lowest: int) -> tuple[bytes, int]:
+    def _sealed(self, item: _Item, lowest: int) -> tuple[int, bytes]:
         # What stands may be too far ahead to be followed; `lowest` is above it.
-        stamp = max(self._order.stamp(), lowest)
-        sealed = self._values.sealed(stamp, item.payload, item.lives_ms)
-        return sealed, item.lives_ms
-
-    def _seal(self, payload: bytes, lives_ms: int) -> bytes:
-        return self._values.sealed(self._order.stamp(), payload, lives_ms)
+        stamp = max(self._fallback.stamp(), lowest)
+        return stamp, self._values.sealed(stamp, item.payload, item.lives_ms)
 
     async def delete_many(
         self, keys: TenantKeys, data_type: DataType, identifiers: Iterable[str]
@@ -161,19 +217,23 @@ class Batches:
         encoded = [keys.key(data_type, name) for name in names]
         if not encoded:
             return 0
-        if VALUE_TYPES.get(data_type, True):
-            commands: list[tuple[bytes | str, ...]]
-            commands = [("UNLINK", *part) for part in _parts(encoded, READ_CHUNK)]
-            replies = await self._gate.write_plain_many(commands)
-            raise_first(replies)
-            for key in encoded:
-                self._values.forget(key)
-            return sum(replies)
-        floor = await self._values.prepared(keys)
+        if data_type is DataType.COUNTER:
+            return await self._delete_counters(encoded)
+        has_no_order = VALUE_TYPES[data_type]
+        dig = self._graves.clear if has_no_order else self._graves.bury
         count = 0
-        for part in _parts(encoded, WRITE_CHUNK):
-            count += await self._graves.bury(part, floor)
+        for part in _parts(encoded, READ_CHUNK if has_no_order else WRITE_CHUNK):
+            count += (await dig(keys, part))[0]
         return count
+
+    async def _delete_counters(self, keys: list[bytes]) -> int:
+        commands: list[tuple[bytes | str, ...]]
+        commands = [("UNLINK", *part) for part in _parts(keys, READ_CHUNK)]
+        replies = await self._gate.write_plain_many(commands)
+        raise_first(replies)
+        for key in keys:
+            self._values.forget(key)
+        return sum(replies)
 
 
 def _unique(identifiers: Iterable[str]) -> list[str]:

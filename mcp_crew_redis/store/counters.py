@@ -19,13 +19,16 @@ from mcp_crew_redis._core.courier import Passage
 from mcp_crew_redis._wire.keys import MetaKey, TenantKeys
 from mcp_crew_redis.errors import (
     ConnectionLostError,
+    FallbackFullError,
     InvalidTtlError,
     OutcomeUnknownError,
     UnavailableError,
 )
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.counter_ledger import CounterLedger
 from mcp_crew_redis.store.counting import (
+    DONE,
     Added,
     check_amount,
     check_writer,
@@ -36,7 +39,10 @@ from mcp_crew_redis.store.counting import (
     settle,
     settle_all,
 )
-from mcp_crew_redis.store.tally import NOBODY, Batch, Call, Tally
+from mcp_crew_redis.store.entry import Entry
+from mcp_crew_redis.store.fallback import is_away
+from mcp_crew_redis.store.journal.entries import Delta
+from mcp_crew_redis.store.tally import NOBODY, SYNC, Batch, Call, Tally
 from mcp_crew_redis.types import DataType
 
 __all__ = ["Counters"]
@@ -63,13 +69,20 @@ class Counters:
         writer_id: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique to this object: a second one
             under the same name would be taken for a repetition of the first. A forked
             child appends its process id.
+        ledger: Takes what Redis does not answer for; None to raise instead.
 
     Raises:
         DataError: `writer_id` is not one.
     """
 
-    def __init__(self, context: StoreContext, writer_id: str) -> None:
+    def __init__(
+        self,
+        context: StoreContext,
+        writer_id: str,
+        ledger: CounterLedger | None = None,
+    ) -> None:
         check_writer(writer_id)
+        self._ledger = ledger
         self._run = context.port.run
         self._send_command = context.port.send
         self._clock = context.clock
@@ -77,7 +90,8 @@ class Counters:
         self._name = writer_id
         self._writer = writer_id
         self._pid = os.getpid()
-        self._sequence = count(1)
+        self._number = count(1).__next__
+        self._keys = context.keys
         self._tallies: dict[bytes, Tally] = {}
         self._uncertain: dict[bytes, None] = {}
 
@@ -125,6 +139,8 @@ class Counters:
             raise InvalidTtlError("ttl_ms must be at least 1")
         tally = self._tally(keys, identifier)
         call = Call(amount, ttl_ms)
+        if self._is_waiting(tally):
+            return await self.defer(keys, identifier, amount, ttl_ms)
         tally.waiting[call] = None
         try:
             if tally.driver is not None:
@@ -142,7 +158,53 @@ class Counters:
         if isinstance(outcome, Exception):
             raise outcome
         assert outcome is not None
+        if call.is_deferred and self._ledger is not None:
+            await self._ledger.committed()
         return outcome
+
+    async def defer(
+        self, keys: TenantKeys, identifier: str, amount: int, ttl_ms: int
+    ) -> int:
+        """Have the journal add `amount` when it can, and return the value as believed.
+
+        Raises:
+            FallbackFullError: The journal is full.
+            UnavailableError: Nothing is to be added and nothing is known.
+        """
+        assert self._ledger is not None
+        tally = self._tally(keys, identifier)
+        call = Call(amount, ttl_ms)
+        if not amount and self._ledger.estimate(tally.key) is None:
+            raise ConnectionLostError(
+                "Redis is away, and the counter is not known here"
+            )
+        self._ledger.keep_call(tally, call, self._writer, self._number)
+        if tally.driver is None and not tally.waiting and tally.batch is None:
+            self._tallies.pop(tally.key, None)
+        await self._ledger.committed()
+        assert isinstance(call.outcome, int)
+        return call.outcome
+
+    async def entry(self, keys: TenantKeys, identifier: str) -> Entry[object] | None:
+        """Return the counter's value and where it was read; None if there is none.
+
+        Raises:
+            UnavailableError: Redis did not answer, and nothing waits for it here.
+        """
+        key = keys.key(DataType.COUNTER, identifier)
+        if self._ledger is not None and key in self._ledger.deltas:
+            return self._ledger.entry(key)
+        value = await self.read(keys, identifier)
+        if value is None:
+            return None
+        return Entry(
+            value=value,
+            source="redis",
+            age=0.0,
+            is_stale=False,
+            stamp=self._now_us(),
+            expires_at=None,
+        )
 
     async def read(self, keys: TenantKeys, identifier: str) -> int | None:
         """Return the counter's value, None if there is none.
@@ -165,6 +227,65 @@ class Counters:
         """
         if key in self._uncertain:
             del self._uncertain[key], self._tallies[key]
+        if self._ledger is not None:
+            self._ledger.forget(key)
+
+    # --- synchronisation --------------------------------------------------------------
+
+    def hold(self, key: bytes) -> bool:
+        """Have callers of a counter wait: what the journal holds of it is being sent.
+
+        Returns:
+            Whether they do, until `release`; not while a batch of theirs is under way.
+        """
+        tally = self._tallies.get(key)
+        if tally is None:
+            parsed = self._keys.parse(key)
+            assert parsed is not None, "a key that this layer did not build"
+            tally = self._tally(self._keys.tenant(parsed.tenant), parsed.identifier)
+        elif tally.driver is not None or tally.batch is not None:
+            return False
+        tally.driver = SYNC
+        return True
+
+    def release(self, key: bytes) -> None:
+        """Let callers of a counter go on, or into the journal if it still holds any."""
+        tally = self._tallies.get(key)
+        if tally is None or tally.driver is not SYNC:
+            return
+        tally.driver = None
+        if self._is_waiting(tally):
+            self._defer_waiting(tally)
+        self._hand_over(tally)
+
+    def call(self, delta: Delta, floor: bytes) -> Command:
+        """Return the script that adds a delta, once however often it is run."""
+        numbers = (delta.sequence, delta.amount, delta.ttl_ms, delta.made_us)
+        return SCRIPT, (delta.key, floor), (delta.writer, *numbers)
+
+    def landed(self, delta: Delta, value: int, floor: bytes) -> None:
+        """Take note that a delta was added and what came of it."""
+        assert self._ledger is not None
+        self._ledger.added(delta.key, value, self.call(delta, floor))
+
+    def _is_waiting(self, tally: Tally) -> bool:
+        """Whether callers have to go behind what the journal holds."""
+        ledger = self._ledger
+        return (
+            ledger is not None
+            and tally.key in ledger.deltas
+            and tally.driver is not SYNC
+        )
+
+    def _defer_waiting(self, tally: Tally) -> None:
+        """Send all who wait into the journal."""
+        assert self._ledger is not None
+        waiting, tally.waiting = tally.waiting, {}
+        for call in waiting:
+            try:
+                self._ledger.keep_call(tally, call, self._writer, self._number)
+            except UnavailableError as error:
+                call.settle(fresh(error))
 
     # --- who sends --------------------------------------------------------------------
 
@@ -177,7 +298,8 @@ class Counters:
         key = keys.key(DataType.COUNTER, identifier)
         tally = self._tallies.get(key)
         if tally is None:
-            tally = self._tallies[key] = Tally(key, keys.meta(MetaKey.FLOOR))
+            floor = keys.meta(MetaKey.FLOOR)
+            tally = self._tallies[key] = Tally(key, floor, keys.tenant_id)
         elif self._uncertain:
             self._uncertain.pop(key, None)
         return tally
@@ -229,6 +351,9 @@ class Counters:
             else:
                 tally.batch = None
                 settle(tally, batch, reply)
+                if self._ledger is not None and reply[0] in DONE:
+                    command = self._command(tally, batch)
+                    self._ledger.added(tally.key, int(reply[1]), command)
             tally.is_shared = tally.is_shared or len(batch.calls) > 1
 
     # --- batches ----------------------------------------------------------------------
@@ -237,7 +362,7 @@ class Counters:
         calls = tally.take()
         ttl_ms = calls[-1].ttl_ms
         return Batch(
-            sequence=next(self._sequence),
+            sequence=self._number(),
             calls=calls,
             delta=sum(call.amount for call in calls),
             ttl_ms=ttl_ms,
@@ -282,6 +407,16 @@ class Counters:
 
     def _fail(self, tally: Tally, batch: Batch, error: UnavailableError) -> None:
         """Tell everybody; nobody waits for a second timeout."""
+        if self._ledger is not None and is_away(error):
+            try:
+                self._ledger.keep_batch(tally, batch, self._writer)
+            except FallbackFullError as full:
+                if not batch.is_uncertain:
+                    error = full
+            else:
+                tally.batch = None
+                self._defer_waiting(tally)
+                return
         unsent = error
         if batch.is_uncertain:
             if not may_have_happened(error):

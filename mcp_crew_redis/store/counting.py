@@ -25,6 +25,7 @@ from mcp_crew_redis.store.tally import (
 )
 
 __all__ = [
+    "DONE",
     "Added",
     "check_amount",
     "check_writer",
@@ -52,7 +53,7 @@ class Added(IntEnum):
 
 
 _WRITER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_DONE: Final = (Added.ADDED, Added.REPEATED)
+DONE: Final = (Added.ADDED, Added.REPEATED)
 
 
 def check_amount(amount: int) -> None:
@@ -119,7 +120,7 @@ def fresh(error: E) -> E:
 def settle(tally: Tally, batch: Batch, reply: Sequence[int | bytes]) -> None:
     """Give each caller of a batch what the script's answer means for it."""
     status = Added(int(reply[0]))
-    if status in _DONE:
+    if status in DONE:
         tally.limit = min(tally.limit * 2, MAX_BATCH)
         after = int(reply[1])
         for call, share in zip(batch.calls, shares(batch.calls, after), strict=True):

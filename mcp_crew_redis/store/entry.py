@@ -16,7 +16,8 @@ class Entry(Generic[T]):
 
     Attributes:
         value: The value; None is a value like any other.
-        source: Where it was read: "redis".
+        source: Where it was read: "redis", or "journal" for a write of this process
+            that waits for Redis.
         age: Seconds since it was written, by the server's clock.
         is_stale: Whether a newer value may exist that could not be asked for.
         stamp: Its place in the order of writes, in microseconds; what is written after
@@ -25,7 +26,7 @@ class Entry(Generic[T]):
     """
 
     value: T
-    source: Literal["redis"]
+    source: Literal["redis", "journal"]
     age: float
     is_stale: bool
     stamp: int

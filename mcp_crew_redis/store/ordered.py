@@ -50,6 +50,10 @@ class Order:
         # The registry wants to hear of a tenant now and then; it knows how often.
         context.stamps.on_refresh = self.noted.clear
 
+    async def prepared(self, keys: TenantKeys) -> bytes:
+        """Return the key of the tenant's floor, `prepare` done; raises as that."""
+        return self.noted.get(keys.tenant_id) or await self.prepare(keys)
+
     async def prepare(self, keys: TenantKeys) -> bytes:
         """Do what must precede the first write for a tenant.
 

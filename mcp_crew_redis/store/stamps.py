@@ -28,6 +28,10 @@ def _ignore() -> None:
     """Nobody wants to know."""
 
 
+def _ignore_step(_: int) -> None:
+    """Likewise."""
+
+
 class StampSource:
     """Gives stamps that order writes, and follows every stamp that is read.
 
@@ -44,6 +48,8 @@ class StampSource:
         is_ready: Whether the server's clock has been measured.
         on_refresh: Called when a new measurement is due, at most every `MAX_AGE`
             seconds or with a new connection.
+        on_first: Called once, when the server's clock has been measured for the first
+            time, with how far it is ahead of this machine's, in microseconds.
     """
 
     def __init__(self, port: Port, clock: Clock) -> None:
@@ -51,6 +57,7 @@ class StampSource:
         self._follow = self.hybrid.follow
         self.is_ready = False
         self.on_refresh: Callable[[], None] = _ignore
+        self.on_first: Callable[[int], None] = _ignore_step
         self._port = port
         self._node = port.client.node
         self._monotonic = clock.monotonic
@@ -143,6 +150,7 @@ class StampSource:
         self._schedule()
         if not self.is_ready:
             self.is_ready = True
+            self.on_first(step_us)
             self.follow(self._near)
             self.follow(self._far)
         log.debug("stamps.measured", step_us=step_us, error_us=self.hybrid.error_us)

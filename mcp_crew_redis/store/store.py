@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from mcp_crew_redis._core.restoring import Restorer
 from mcp_crew_redis._wire.keys import TenantKeys
-from mcp_crew_redis.errors import DataError
+from mcp_crew_redis.errors import DataError, UnavailableError
 from mcp_crew_redis.store.batches import Batches
+from mcp_crew_redis.store.conflicts import MergeConflict
 from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.counter_ledger import CounterLedger
 from mcp_crew_redis.store.counters import Counters
 from mcp_crew_redis.store.counting import check_amount
+from mcp_crew_redis.store.fallback import Fallback, is_away
 from mcp_crew_redis.store.gate import Gate
+from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.kinds import check_keyed
+from mcp_crew_redis.store.landing import Landing
 from mcp_crew_redis.store.ordered import Order
 from mcp_crew_redis.store.registry import TenantRegistry
+from mcp_crew_redis.store.sync import Synchroniser
 from mcp_crew_redis.store.upkeep import OnProgress, Upkeep
 from mcp_crew_redis.store.values import Values
+from mcp_crew_redis.store.window import ReplayWindow
 from mcp_crew_redis.types import DataType
 
 __all__ = ["Store"]
@@ -29,6 +37,10 @@ class Store:
 
     Args:
         context: The parts.
+        journal: What waits for Redis; None for an empty one, in memory.
+        replay_window: Seconds of acknowledged writes that are put back on a server
+            which is another one than before; 0 for none.
+        merge: Decides conflicts; None keeps what stands in Redis.
 
     Attributes:
         context: The parts.
@@ -38,21 +50,48 @@ class Store:
         counters: Exact counters.
         upkeep: What concerns all of a tenant's keys.
         registry: Which tenants there are.
+        journal: What was accepted and waits for Redis.
+        window: What was acknowledged and may still be lost.
+        landing: What became of entries.
+        sync: Brings the journal into Redis.
     """
 
-    def __init__(self, context: StoreContext) -> None:
+    def __init__(
+        self,
+        context: StoreContext,
+        *,
+        journal: Journal | None = None,
+        replay_window: float = 3.0,
+        merge: MergeConflict | None = None,
+    ) -> None:
         registry = TenantRegistry(context)
         gate, order = Gate(context.port), Order(context, registry)
         self.context = context
         self.keys = context.keys
+        self.journal = Journal() if journal is None else journal
+        self.window = ReplayWindow(
+            context.clock,
+            context.keys,
+            self.journal,
+            seconds=replay_window,
+            memory_us=round(context.tombstone_ttl * 1e6),
+        )
+        fallback = Fallback(self.journal, context.stamps, self.window)
+        ledger = CounterLedger(fallback, self.window, context.stamps)
         # Another name for each store: the server remembers what a name has added.
-        self.counters = Counters(context, uuid4().hex)
-        self.values = Values(context, gate, order, self.counters.forget)
-        self.batches = Batches(context, gate, order, self.values)
-        self.upkeep = Upkeep(context, registry)
+        self.counters = Counters(context, uuid4().hex, ledger)
+        self.values = Values(context, gate, order, fallback, self.counters)
+        self.batches = Batches(context, gate, order, fallback, self.values)
+        self.upkeep = Upkeep(context, registry, on_floor=self._purged)
         self.registry = registry
+        self.landing = Landing(context, fallback, self.counters, merge)
+        self.sync = Synchroniser(context, self.journal, registry, self.landing)
         self._noted = order.noted
-        self._prepared = self.values.prepared
+        self._prepared = order.prepared
+        context.stamps.on_first = self.journal.shift
+        if replay_window > 0:
+            node = context.port.client.node
+            node.restorer = Restorer(self.window, context.port.scripts)
 
     def __repr__(self) -> str:
         return f"<Store {self.keys.prefix} {self.context.stamps!r}>"
@@ -72,7 +111,12 @@ class Store:
         keys.key(data_type, identifier)  # refused now, if it is to be refused
         check_amount(amount)
         lives_ms = self.values.lifetime_ms(data_type, ttl, None)
-        await self._prepared(keys)
+        try:
+            await self._prepared(keys)
+        except UnavailableError as error:
+            if not is_away(error):
+                raise
+            return await self.counters.defer(keys, identifier, amount, lives_ms)
         return await self.counters.increment(keys, identifier, amount, lives_ms)
 
     async def purge(self, tenant_id: str, on_progress: OnProgress | None) -> int:
@@ -80,6 +124,12 @@ class Store:
         self._noted.pop(tenant_id, None)  # the next write notes it again
         return await self.upkeep.purge(tenant_id, on_progress)
 
+    def _purged(self, tenant_id: str, floor: int) -> None:
+        """Forget what was accepted or acknowledged before a purge."""
+        self.journal.forget(tenant_id, floor)
+        self.window.note_floor(tenant_id, floor)
+
     async def aclose(self) -> None:
-        """End what is under way in the background. Idempotent."""
+        """Synchronise what can be, end what is under way. Idempotent."""
+        await self.sync.aclose()
         await self.context.stamps.aclose()

@@ -18,6 +18,7 @@ __all__ = [
     "INT64_MIN",
     "MAX_BATCH",
     "NOBODY",
+    "SYNC",
     "Batch",
     "Call",
     "Tally",
@@ -40,16 +41,17 @@ class Call:
         wake: Done when the outcome is there or the caller has to send; None for a
             caller that sends without waiting.
         is_gone: The caller was cancelled.
+        is_deferred: The outcome is what is believed: the journal holds the amount.
     """
 
-    __slots__ = ("amount", "is_gone", "outcome", "ttl_ms", "wake")
+    __slots__ = ("amount", "is_deferred", "is_gone", "outcome", "ttl_ms", "wake")
 
     def __init__(self, amount: int, ttl_ms: int) -> None:
         self.amount = amount
         self.ttl_ms = ttl_ms
         self.outcome: int | Exception | None = None
         self.wake: asyncio.Future[None] | None = None
-        self.is_gone = False
+        self.is_gone = self.is_deferred = False
 
     @property
     def is_waiting(self) -> bool:
@@ -61,6 +63,11 @@ class Call:
         self.outcome = outcome
         self.rouse()
 
+    def defer(self, estimate: int) -> None:
+        """Tell the caller the value as believed: its amount waits for Redis."""
+        self.is_deferred = True
+        self.settle(estimate)
+
     def rouse(self) -> None:
         """Wake the caller, who looks at what has become of it."""
         if self.wake is not None and not self.wake.done():
@@ -69,6 +76,8 @@ class Call:
 
 NOBODY: Final = Call(0, 1)
 """The driver of a counter between two batches."""
+SYNC: Final = Call(0, 1)
+"""The driver of a counter while what the journal holds of it is being sent."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -101,6 +110,7 @@ class Tally:
     Attributes:
         key: The counter's key.
         floor: The key of its tenant's floor.
+        tenant_id: The tenant's name.
         waiting: Callers in no batch, in order of arrival.
         driver: The caller that sends, if any.
         batch: What is under way or uncertain.
@@ -110,6 +120,7 @@ class Tally:
 
     key: bytes
     floor: bytes
+    tenant_id: str = ""
     waiting: dict[Call, None] = field(default_factory=dict)
     driver: Call | None = None
     batch: Batch | None = None

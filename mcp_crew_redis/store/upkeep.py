@@ -7,7 +7,7 @@ the tenant. Each page is one bounded step for the server.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,11 +64,17 @@ class Upkeep:
         context: The store's parts.
         registry: The one in which this process notes its tenants; a purge takes the
             tenant off it. Without it, one on the same context.
+        on_floor: Called with a tenant and its floor when a purge has raised that.
     """
 
     def __init__(
-        self, context: StoreContext, registry: TenantRegistry | None = None
+        self,
+        context: StoreContext,
+        registry: TenantRegistry | None = None,
+        *,
+        on_floor: Callable[[str, int], None] | None = None,
     ) -> None:
+        self._on_floor = on_floor
         self._context = context
         self._port = context.port
         self._registry = registry or TenantRegistry(context)
@@ -198,6 +204,8 @@ class Upkeep:
         keys = self._context.keys.tenant(tenant_id)
         report = on_progress or (lambda _: None)
         purge = _Purge(await self._raise_floor(keys))
+        if self._on_floor is not None:
+            self._on_floor(tenant_id, purge.floor)
         report(purge.progress(0))
         # Writes from here on note the tenant, and its types, again.
         self._registry.forget(tenant_id)

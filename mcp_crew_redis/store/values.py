@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Final
 
 from mcp_crew_redis._wire.header import (
@@ -17,14 +16,18 @@ from mcp_crew_redis._wire.keys import TenantKeys
 from mcp_crew_redis._wire.ttl import ttl_ms
 from mcp_crew_redis.errors import (
     CodecError,
+    ConnectionLostError,
     DataError,
-    OutcomeUnknownError,
+    UnavailableError,
     ValueTooLargeError,
 )
 from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.counters import Counters
 from mcp_crew_redis.store.entry import Entry
+from mcp_crew_redis.store.fallback import Fallback
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.graves import Graves
+from mcp_crew_redis.store.journal.entries import Register
 from mcp_crew_redis.store.kinds import VALUE_TYPES, check_keyed, is_plain
 from mcp_crew_redis.store.ordered import ABSENT, DUPLICATE, FOREIGN, REFUSED, Order
 from mcp_crew_redis.types import DataType, DeleteOutcome, WriteOutcome
@@ -44,7 +47,8 @@ class Values:
         context: The store's parts.
         gate: The way to Redis.
         order: The stamps.
-        forget: Told of the key of each counter that was deleted.
+        fallback: What happens when Redis does not answer.
+        counters: Told of each counter that was deleted, and asked for their entries.
     """
 
     def __init__(
@@ -52,17 +56,21 @@ class Values:
         context: StoreContext,
         gate: Gate,
         order: Order,
-        forget: Callable[[bytes], None],
+        fallback: Fallback,
+        counters: Counters,
     ) -> None:
-        self.forget = forget
+        self.forget = counters.forget
+        self._counters = counters
+        self._fallback, self._dirty = fallback, fallback.dirty
+        self._replaced, self._landed = fallback.replaced, fallback.landed
         self._order = order
         self._noted = order.noted
         self._stamps = context.stamps
         self._follow = context.stamps.follow
         self._read, self._write = gate.read, gate.write
-        self._write_again, self._write_surely = gate.write_again, gate.write_surely
+        self._write_surely = gate.write_surely
         self._read_script, self._write_plain = gate.read_script, gate.write_plain
-        self._graves = Graves(context, gate, order)
+        self._graves = Graves(context, gate, order, fallback)
         self._encode, self.decoded = context.codec.encode, context.codec.decode
         self._policy_ms = context.ttl.milliseconds
         self._max_bytes = context.max_value_bytes
@@ -79,8 +87,17 @@ class Values:
         default: object,
     ) -> Any:
         """Return the value, or `default` when there is none."""
-        is_plain(data_type)
-        data = await self._read("GET", keys.key(data_type, identifier))
+        may_miss = is_plain(data_type)
+        key = keys.key(data_type, identifier)
+        if self._dirty and (waits := self._dirty.get(key)) is not None:
+            data = self._fallback.data(waits)
+        else:
+            try:
+                data = await self._read("GET", key)
+            except UnavailableError:
+                if may_miss:  # a cache that cannot be asked has nothing
+                    return default
+                raise
         if not data:  # an empty string is nothing of ours, and as good as nothing
             return default
         # As `opened`; the hottest path of the store does without the call.
@@ -92,8 +109,15 @@ class Values:
         self, keys: TenantKeys, data_type: DataType, identifier: str, into: Any
     ) -> Entry[Any] | None:
         """Return the value with its age and origin, None when there is none."""
+        if data_type is DataType.COUNTER and into is None:
+            return await self._counters.entry(keys, identifier)
         is_plain(data_type)
-        data = await self._read("GET", keys.key(data_type, identifier))
+        key = keys.key(data_type, identifier)
+        if self._dirty and (waits := self._dirty.get(key)) is not None:
+            if not self._fallback.live(waits):
+                return None
+            return self._fallback.entry(waits, self.decoded(waits.payload, into))
+        data = await self._read("GET", key)
         sealed = self.opened(data) if data else None
         if sealed is None:
             return None
@@ -116,6 +140,8 @@ class Values:
         key = self._key(keys, data_type, identifier)
         if data_type not in VALUE_TYPES:
             return bool(await self._read("EXISTS", key))
+        if (waits := self._dirty.get(key)) is not None:
+            return self._fallback.live(waits)
         header = await self._read("GETRANGE", key, 0, _LAST_OF_HEADER)
         return header != b"" and self.opened(header) is not None
 
@@ -124,6 +150,8 @@ class Values:
     ) -> float | None:
         """Return the seconds left, None when there is no value."""
         key = self._key(keys, data_type, identifier)
+        if (waits := self._dirty.get(key)) is not None:
+            return self._fallback.seconds_left(waits)
         if data_type not in VALUE_TYPES:
             left_ms = await self._read("PTTL", key)
         else:
@@ -163,46 +191,68 @@ class Values:
         key = keys.key(data_type, identifier)
         lives_ms = self.lifetime_ms(data_type, ttl, kind)
         payload = self.encoded(value)
-        floor = self._noted.get(keys.tenant_id) or await self._order.prepare(keys)
-        stamp = self._stamps.stamp()
-        sealed = self.sealed(stamp, payload, lives_ms)
-        if has_no_order:
-            await self._write_plain(
-                "SET", key, sealed, "PX", lives_ms, is_repeatable=True
-            )
-            return STORED
-        names, args = (key, floor), (sealed, lives_ms)
+        stamp = 0
         try:
-            outcome, stands = await self._write("set_newer", names, args)
-        except OutcomeUnknownError:
-            await self._write_again("set_newer", names, args)
-            return STORED
+            floor = self._noted.get(keys.tenant_id) or await self._order.prepare(keys)
+            stamp = self._stamps.stamp()
+            sealed = self.sealed(stamp, payload, lives_ms)
+            if has_no_order:
+                await self._write_plain(
+                    "SET", key, sealed, "PX", lives_ms, is_repeatable=True
+                )
+                if self._dirty:
+                    self._replaced(key, stamp)
+                return STORED
+            outcome, stands = await self._write(
+                "set_newer", (key, floor), (sealed, lives_ms)
+            )
+        except UnavailableError as error:
+            if not stamp:  # nothing was sent
+                sealed = self.sealed(self._fallback.stamp(), payload, lives_ms)
+            await self._fallback.keep(keys, ((key, sealed),), error)
+            return WriteOutcome.DEFERRED
         if outcome in REFUSED:
-            await self._insist(names, payload, lives_ms, stands)
+            return await self._insist(keys, (key, floor), payload, lives_ms, stands)
+        self._landed(key, stamp, sealed)
         return STORED
 
     async def _insist(
-        self, names: tuple[bytes, ...], payload: bytes, lives_ms: int, stands: int
-    ) -> None:
-        async def again(stamp: int) -> tuple[int, int, None]:
-            args = (self.sealed(stamp, payload, lives_ms), lives_ms)
-            answer, is_doubtful = await self._write_surely("set_newer", names, args)
-            outcome, stands = answer
-            return DUPLICATE if is_doubtful else outcome, stands, None
+        self,
+        keys: TenantKeys,
+        names: tuple[bytes, bytes],
+        payload: bytes,
+        lives_ms: int,
+        stands: int,
+    ) -> WriteOutcome:
+        stamp, sealed = 0, b""
 
-        await self._order.insist(again, stands)
+        async def again(above: int) -> tuple[int, int, None]:
+            nonlocal stamp, sealed
+            stamp, sealed = above, self.sealed(above, payload, lives_ms)
+            outcome, stands = await self._write("set_newer", names, (sealed, lives_ms))
+            return outcome, stands, None
+
+        try:
+            await self._order.insist(again, stands)
+        except UnavailableError as error:
+            await self._fallback.keep(keys, ((names[0], sealed),), error)
+            return WriteOutcome.DEFERRED
+        self._landed(names[0], stamp, sealed)
+        return STORED
 
     async def delete(
         self, keys: TenantKeys, data_type: DataType, identifier: str
     ) -> DeleteOutcome:
         """Delete a value; a synchronised one leaves a tombstone."""
         key = self._key(keys, data_type, identifier)
-        if VALUE_TYPES.get(data_type, True):
+        if data_type is DataType.COUNTER:
             was_live = await self._write_plain("UNLINK", key)
             self.forget(key)
         else:
-            floor = await self.prepared(keys)
-            was_live = bool(await self._graves.bury((key,), floor))
+            dig = self._graves.clear if VALUE_TYPES[data_type] else self._graves.bury
+            was_live, is_deferred = await dig(keys, (key,))
+            if is_deferred:
+                return DeleteOutcome.DEFERRED
         return DeleteOutcome.DELETED if was_live else DeleteOutcome.ABSENT
 
     async def expire(
@@ -211,10 +261,12 @@ class Values:
         """Give a live value another time to live; False when there is none."""
         key = self._key(keys, data_type, identifier)
         lives_ms = ttl_ms(ttl)
+        if (waits := self._dirty.get(key)) is not None:
+            return await self._expire_waiting(keys, waits, lives_ms)
         if data_type not in VALUE_TYPES:
             command = ("PEXPIRE", key, lives_ms)
             return bool(await self._write_plain(*command, is_repeatable=True))
-        names = (key, await self.prepared(keys))
+        names = (key, await self._order.prepared(keys))
 
         async def once(stamp: int) -> tuple[int, int, int]:
             header = self.sealed(stamp, b"", lives_ms)
@@ -231,6 +283,16 @@ class Values:
         if outcome == FOREIGN:
             raise CodecError("not a value of this layer stands under the key")
         return outcome != ABSENT
+
+    async def _expire_waiting(
+        self, keys: TenantKeys, waits: Register, lives_ms: int
+    ) -> bool:
+        """Give a value that waits for Redis another time to live, as a later write."""
+        if not self._fallback.live(waits):
+            return False
+        sealed = self.sealed(self._fallback.stamp(), waits.payload, lives_ms)
+        await self._fallback.keep(keys, ((waits.key, sealed),), _waiting())
+        return True
 
     # --- shared with the batches ------------------------------------------------------
 
@@ -256,11 +318,11 @@ class Values:
         expires_at_ms = min(stamp // 1_000 + lives_ms, MAX_EXPIRES_AT_MS)
         return seal(stamp, payload, expires_at_ms, max_bytes=self._max_bytes)
 
-    async def prepared(self, keys: TenantKeys) -> bytes:
-        """Do what must precede the first write; return the key of the floor."""
-        return self._noted.get(keys.tenant_id) or await self._order.prepare(keys)
-
     @staticmethod
     def _key(keys: TenantKeys, data_type: DataType, identifier: str) -> bytes:
         check_keyed(data_type)
         return keys.key(data_type, identifier)
+
+
+def _waiting() -> UnavailableError:
+    return ConnectionLostError("the value waits for Redis; nothing was sent")

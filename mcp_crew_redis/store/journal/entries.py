@@ -120,6 +120,7 @@ class Delta:
         ttl_ms: The time to live that the last amount asked for.
         made_us: When the first amount was added, in microseconds since 1970.
         is_frozen: It was sent, or is about to be: nothing may be added any more.
+        frozen_us: When that was; 0 before.
         is_wall_time: As for a register, of `made_us`.
         trouble: As for a register.
     """
@@ -132,6 +133,7 @@ class Delta:
     ttl_ms: int
     made_us: int
     is_frozen: bool = False
+    frozen_us: int = 0
     is_wall_time: bool = False
     trouble: str = ""
 

@@ -121,24 +121,28 @@ class Journal:
 
     def adopt(self, entry: Entry) -> bool:
         """Accept what another process left; False if it does not fit."""
+        if self._is_known(entry):
+            return True
         try:
             if isinstance(entry, Register):
-                held = self.registers.get(entry.key)
-                if held is None or held.stamp < entry.stamp:
-                    self.put(entry)
+                self.put(entry)
             elif isinstance(entry, Delta):
-                entry.is_frozen = True  # its writer adds no more
-                queue = self.deltas.get(entry.key, ())
-                names = {(one.writer, one.sequence) for one in queue}
-                if (entry.writer, entry.sequence) not in names:
-                    self.add(entry)
-            elif entry.id not in {
-                one.id for one in self.postings.get(entry.order_key, ())
-            }:
+                self.add(entry)  # its writer is gone: nothing joins it
+            else:
                 self.post(entry)
         except FallbackFullError:
             return False
         return True
+
+    def _is_known(self, entry: Entry) -> bool:
+        if isinstance(entry, Register):
+            held = self.registers.get(entry.key)
+            return held is not None and held.stamp >= entry.stamp
+        if isinstance(entry, Delta):
+            name = entry.writer, entry.sequence
+            queue = self.deltas.get(entry.key, ())
+            return any((one.writer, one.sequence) == name for one in queue)
+        return any(one.id == entry.id for one in self.postings.get(entry.name, ()))
 
     def _admit(self, size: int, count: int) -> None:
         if self.size + size > self._max_bytes and size > 0:
@@ -171,10 +175,10 @@ class Journal:
                 return last
         return None
 
-    def freeze(self, delta: Delta) -> None:
+    def freeze(self, delta: Delta, now_us: int) -> None:
         """Let nothing more be added to a delta: it is about to be sent."""
         if not delta.is_frozen:
-            delta.is_frozen = True
+            delta.is_frozen, delta.frozen_us = True, now_us
             self.keeper.put(delta)  # or another process would number it anew
 
     def batch(self, count: int, size: int) -> list[Entry]:
@@ -209,7 +213,7 @@ class Journal:
         """Give an entry back that was not synchronised, or is in trouble."""
         if entry.trouble:
             self.keeper.put(entry)
-        elif self._is_held(entry):
+        elif self.holds(entry):
             self._waiting.add(entry.tenant_id, entry.name)
 
     @property
@@ -221,14 +225,15 @@ class Journal:
 
     def remove(self, entry: Entry) -> bool:
         """Drop an entry; False if a later write has taken its place."""
-        if not self._is_held(entry):
+        if not self.holds(entry):
             if self.first(entry.name) is not None:
                 self._waiting.add(entry.tenant_id, entry.name)
             return False
         self._drop(entry)
         return True
 
-    def _is_held(self, entry: Entry) -> bool:
+    def holds(self, entry: Entry) -> bool:
+        """Whether this very entry is still held: no later one has replaced it."""
         if isinstance(entry, Register):
             return self.registers.get(entry.key) is entry
         queue: deque[Delta] | deque[Posting]
@@ -254,7 +259,7 @@ class Journal:
             self._waiting.add(entry.tenant_id, name)
         self.keeper.drop(entry)
 
-    def stored(self, key: bytes, stamp: int) -> None:
+    def replaced(self, key: bytes, stamp: int) -> None:
         """Drop a pending write of a key: a newer one of ours stands in Redis."""
         register = self.registers.get(key)
         if register is not None and register.stamp <= stamp:

@@ -1,0 +1,152 @@
+"""The fallback: what an operation does when Redis does not answer.
+
+A write goes to the journal under its stamp and counts as done, a read of what the
+journal holds is answered from there. Everything else fails as it did without it:
+nothing is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mcp_crew_redis._wire.keys import TenantKeys
+from mcp_crew_redis.errors import (
+    FallbackFullError,
+    OverloadedError,
+    RefusedError,
+    UnavailableError,
+)
+from mcp_crew_redis.store.counting import may_have_happened
+from mcp_crew_redis.store.entry import Entry
+from mcp_crew_redis.store.journal.entries import Register
+from mcp_crew_redis.store.journal.journal import Journal
+from mcp_crew_redis.store.stamps import StampSource
+from mcp_crew_redis.store.window import ReplayWindow
+
+__all__ = ["Fallback", "is_away"]
+
+_ANSWERS: Final = frozenset({"OOM"})
+"""Refusals that are an answer to this very write: waiting would not help it."""
+
+
+def is_away(error: UnavailableError) -> bool:
+    """Whether the journal may take a write that ended so.
+
+    Not when a limit of ours was reached, nor when Redis has no memory left: then the
+    caller has to know, for going on would only make it worse.
+    """
+    if isinstance(error, RefusedError):
+        return error.code not in _ANSWERS
+    return not isinstance(error, (OverloadedError, FallbackFullError))
+
+
+class Fallback:
+    """Writes into the journal and reads from it.
+
+    Args:
+        journal: What waits for Redis.
+        stamps: The order of writes.
+        window: Remembers what Redis has acknowledged.
+
+    Attributes:
+        journal: What waits for Redis.
+        dirty: The pending write of each key; a table of the journal's.
+        replaced: Takes a key and a stamp that stands in Redis now: an older write that
+            waits under that key need not wait any more.
+    """
+
+    __slots__ = ("_note", "_stamps", "dirty", "journal", "replaced")
+
+    def __init__(
+        self, journal: Journal, stamps: StampSource, window: ReplayWindow
+    ) -> None:
+        self.journal = journal
+        self.dirty = journal.registers
+        self.replaced = journal.replaced
+        self._note = window.note
+        self._stamps = stamps
+
+    # --- writing ----------------------------------------------------------------------
+
+    async def keep(
+        self,
+        keys: TenantKeys,
+        values: Sequence[tuple[bytes, bytes]],
+        error: UnavailableError,
+    ) -> None:
+        """Accept writes that Redis did not take, all or none.
+
+        Returns when they are as safe as REDIS_CREW_JOURNAL_FSYNC asks for; cancelled
+        before, they stay accepted.
+
+        Args:
+            keys: The tenant's.
+            values: Keys, and what is to stand under them.
+            error: What became of the attempt to send them.
+
+        Raises:
+            FallbackFullError: The journal is full.
+            UnavailableError: `error`, if it is not for the journal.
+        """
+        if not is_away(error):
+            raise error
+        registers = [Register.of(key, keys.tenant_id, data) for key, data in values]
+        is_uncertain = may_have_happened(error)
+        for register in registers:
+            register.is_uncertain = is_uncertain
+            register.is_wall_time = not self._stamps.is_ready
+        try:
+            self.journal.put(*registers)
+        except FallbackFullError as full:
+            if is_uncertain:
+                raise error from full  # it may stand in Redis, which is more to know
+            raise
+        await self.committed()
+
+    def landed(self, key: bytes, stamp: int, sealed: bytes) -> None:
+        """Take note that Redis has acknowledged an ordered write."""
+        self._note(key, sealed)
+        if self.dirty:
+            self.replaced(key, stamp)
+
+    async def committed(self) -> None:
+        """Return when all accepted writes are as safe as was asked for."""
+        keeper = self.journal.keeper
+        if keeper.is_durable:
+            await keeper.committed()
+
+    def stamp(self) -> int:
+        """Return a stamp; by this machine's clock until the server's is known."""
+        stamps = self._stamps
+        return stamps.stamp() if stamps.is_ready else stamps.hybrid.stamp()
+
+    # --- reading ----------------------------------------------------------------------
+
+    def live(self, register: Register) -> bool:
+        """Whether a pending write is a value that is not over yet."""
+        if register.is_tombstone:
+            return False
+        return register.expires_at_ms * 1_000 > self._stamps.hybrid.now_us()
+
+    def data(self, register: Register) -> bytes | None:
+        """Return the bytes of a pending value; None for none."""
+        return register.sealed if self.live(register) else None
+
+    def seconds_left(self, register: Register) -> float | None:
+        """Return how long a pending value still lives; None for none."""
+        if not self.live(register):
+            return None
+        return register.expires_at_ms / 1e3 - self._stamps.hybrid.now_us() / 1e6
+
+    def entry(self, register: Register, value: object) -> Entry[object]:
+        """Return what is known of a pending value."""
+        age_us = self._stamps.hybrid.now_us() - register.stamp
+        return Entry(
+            value=value,
+            source="journal",
+            age=max(0, age_us) / 1e6,
+            is_stale=True,
+            stamp=register.stamp,
+            expires_at=register.expires_at_ms / 1e3,
+        )

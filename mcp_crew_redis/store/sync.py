@@ -1,0 +1,194 @@
+"""Synchronisation: what waits in the journal is brought into Redis.
+
+    circuit closed --> batch of 128, fair over tenants --> one round trip --> next
+
+One task, and only while something waits. What a batch holds is given back to the
+journal until Redis has answered for it, so it is lost neither by an error nor by a
+cancellation; every script it uses may be sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from random import Random
+from typing import Final
+
+from mcp_crew_redis._core.backoff import DecorrelatedJitter
+from mcp_crew_redis._core.owner import TaskOwner
+from mcp_crew_redis._core.port import Call
+from mcp_crew_redis.errors import (
+    ConfigurationError,
+    CrewRedisError,
+    UnavailableError,
+)
+from mcp_crew_redis.log import get_logger
+from mcp_crew_redis.store.context import StoreContext, TenantNotes
+from mcp_crew_redis.store.journal.entries import Entry
+from mcp_crew_redis.store.journal.journal import Journal
+from mcp_crew_redis.store.landing import Landing, landed
+
+__all__ = ["Synchroniser"]
+
+log = get_logger(__name__)
+
+BATCH: Final = 128
+"""Entries of one round trip."""
+BATCH_BYTES: Final = 1024 * 1024
+RATE: Final = 10_000.0
+"""Entries a second of one process: what others send still finds its place."""
+MAX_JITTER: Final = 0.5
+"""Seconds within which the processes of a fleet begin after an outage."""
+FIRST_PAUSE: Final = 0.05
+MAX_PAUSE: Final = 2.0
+
+
+class Synchroniser:
+    """Brings a journal into Redis whenever both have something to say.
+
+    Args:
+        context: The store's parts.
+        journal: What waits.
+        registry: Told of the tenants whose entries have landed.
+        landing: Makes commands of entries and judges the answers.
+        random: Jitter; tests may pin it.
+
+    Attributes:
+        reason: Why it does not get on; None while it does.
+    """
+
+    def __init__(
+        self,
+        context: StoreContext,
+        journal: Journal,
+        registry: TenantNotes,
+        landing: Landing,
+        *,
+        random: Random | None = None,
+    ) -> None:
+        self.reason: str | None = None
+        self._port, self._clock = context.port, context.clock
+        self._stamps = context.stamps
+        self._node = context.port.client.node
+        self._journal = journal
+        self._registry = registry
+        self._landing = landing
+        self._random = random or Random()  # noqa: S311 - jitter
+        self._owner = TaskOwner("sync")
+        self._is_closed = False
+        self._recovered = asyncio.Event()
+        self._node.on_circuit.append(self._circuit_changed)
+        journal.on_entry = self.kick
+
+    def __repr__(self) -> str:
+        return f"<Synchroniser {self._journal!r} {self.reason or 'well'}>"
+
+    def kick(self) -> None:
+        """See to it that what waits is synchronised; from a coroutine's loop."""
+        if not self._owner and not self._is_closed and self._journal.has_work:
+            self._owner.start(self._run(), "journal")
+
+    def _circuit_changed(self) -> None:
+        if self._node.breaker.is_closed:
+            self._recovered.set()
+        else:
+            self._recovered.clear()
+
+    # --- the task ---------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        pauses = DecorrelatedJitter(self._random, base=FIRST_PAUSE, cap=MAX_PAUSE)
+        count = 0
+        while self._journal.has_work:
+            await self._until_closed()
+            began = self._clock.monotonic()
+            try:
+                done = await self._round()
+            except CrewRedisError as error:
+                self._failed(error)
+                await self._clock.sleep(next(pauses))
+                continue
+            pauses.reset()
+            self.reason = None
+            count += done
+            await self._pace(done, began)
+        if count:
+            log.info("journal.drained", entry_count=count)
+
+    async def _until_closed(self) -> None:
+        """Wait for the circuit; after an outage, a little longer than the others."""
+        if self._node.breaker.is_closed:
+            return
+        self.reason = "the circuit is not closed"
+        self._recovered.clear()
+        await self._recovered.wait()
+        await self._clock.sleep(self._random.uniform(0, MAX_JITTER))
+
+    async def _pace(self, count: int, began: float) -> None:
+        left = count / RATE - (self._clock.monotonic() - began)
+        if left > 0 and self._journal.has_work:
+            await self._clock.sleep(left)
+
+    def _failed(self, error: CrewRedisError) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if self.reason != reason:
+            log.warning("journal.sync_failed", cause=type(error).__name__)
+        self.reason = reason
+
+    # --- one round trip ---------------------------------------------------------------
+
+    async def _round(self) -> int:
+        if not self._stamps.is_ready:
+            await self._stamps.ready()
+        batch = self._journal.batch(BATCH, BATCH_BYTES)
+        left = list(batch)
+        try:
+            ready, calls = self._landing.prepare(batch)
+            refusal = await self._exchange(ready, calls, left)
+        finally:
+            for entry in left:
+                self._journal.again(entry)
+            self._landing.release(batch)
+        if refusal is not None:
+            raise refusal
+        return len(batch)
+
+    async def _exchange(
+        self, ready: Sequence[Entry], calls: Sequence[Call], left: list[Entry]
+    ) -> CrewRedisError | None:
+        """Send, and judge each answer; what is settled is taken out of `left`."""
+        landing = self._landing
+        try:
+            replies = await self._port.run_many(calls)
+        except BaseException:
+            landing.doubt(ready)  # all of it may stand in Redis
+            raise
+        answered = list(zip(ready, replies, strict=True))
+        for tenant in {one.tenant_id for one, reply in answered if landed(reply)}:
+            await self._registry.note(tenant)
+        refusal: CrewRedisError | None = None
+        for entry, reply in answered:
+            if isinstance(reply, UnavailableError | ConfigurationError):
+                refusal = reply  # Redis does not serve this now: later
+            elif await landing.settle(entry, reply):
+                left.remove(entry)
+        return refusal
+
+    # --- the end ----------------------------------------------------------------------
+
+    async def aclose(self, deadline: float = 2.0) -> None:
+        """Synchronise what still can be, for at most `deadline` seconds. Idempotent."""
+        if not self._is_closed and self._owner and self._node.breaker.is_closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(deadline):
+                    while self._owner and self.reason is None:
+                        await self._clock.sleep(FIRST_PAUSE / 10)
+        self._is_closed = True
+        await self._owner.aclose()
+        if self._journal.depth:
+            log.warning(
+                "journal.left_behind",
+                entry_count=self._journal.depth,
+                is_durable=self._journal.keeper.is_durable,
+            )
