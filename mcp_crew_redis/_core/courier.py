@@ -25,6 +25,7 @@ from mcp_crew_redis._core.wire_errors import (
     LaneLostError,
     WireTimeoutError,
     refusal_code,
+    serves_nobody,
 )
 from mcp_crew_redis.errors import UnavailableError
 
@@ -256,14 +257,13 @@ class Courier:
             error, redis_errors.RedisError
         ):
             return None
-        code = refusal_code(error)
-        if code is None:
+        if (code := refusal_code(error)) is None:
             return None
         if code == "READONLY":
             # A replica now: this address may lead to another server already.
             self._node.retire(code)
-        breaker = self._node.breaker
-        breaker.record_refusal(breaker.generation, code)
+        if serves_nobody(error):
+            self._node.breaker.record_refusal(self._node.breaker.generation, code)
         return pause
 
     # --- dedicated connections --------------------------------------------------------

@@ -29,7 +29,7 @@ from mcp_crew_redis._core.dialling import DialFailedError, Dialler, Greeting
 from mcp_crew_redis._core.lane import PING, Lane
 from mcp_crew_redis._core.lane_keeper import EndedLane
 from mcp_crew_redis._core.owner import TaskOwner
-from mcp_crew_redis._core.prober import Prober
+from mcp_crew_redis._core.prober import Prober, answered
 from mcp_crew_redis._core.routing import Routing
 from mcp_crew_redis._core.statistics import NodeStatistics
 from mcp_crew_redis._core.strays import Strays
@@ -258,7 +258,7 @@ class Node:
         """PING over the living lane, or dial a new one: its greeting has a PING."""
         lane = self.interactive
         if lane.is_alive:
-            await lane.submit(PING)  # the lane's own timeout ends it
+            await answered(lane.submit(PING))  # the lane's own timeout ends it
         else:
             await self.connector.probe()
 

@@ -6,7 +6,7 @@ is one of our errors: nothing above this module knows redis-py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,11 +22,17 @@ from mcp_crew_redis.errors import (
     DataError,
     RefusedError,
 )
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["Call", "Port"]
 
+log = get_logger(__name__)
+
 # Answers that say: not now. Nothing was executed, and the data are not to blame.
 NOT_NOW = frozenset({"OOM", "NOREPLICAS", "NOGOODSLAVE", "EXECABORT"})
+# How a server says that the commands of a script are denied: since 7.2, and 7.0.
+DENIED = ("ACL failure in script", "The user executing the script can't")
+MOST_DENIED = 100  # names that are kept, so that each is logged once
 REPEAT: dict[str, Any] = {REPEATABLE: True}
 Call = tuple[str, Sequence[bytes], Sequence[Argument]]
 """A script's name, its keys and its arguments."""
@@ -44,6 +50,7 @@ class Port:
         self.client = client
         self.scripts = scripts
         self._send = client.send
+        self._denied: set[str] = set()
 
     async def send(self, *args: Argument, is_repeatable: bool = False) -> Any:
         """Send one command and return its raw reply.
@@ -61,7 +68,7 @@ class Port:
         try:
             return await self._send(args, REPEAT if is_repeatable else {})
         except redis_errors.RedisError as error:
-            raise translated(error) from error
+            raise self._translated(error, args[0]) from error
 
     async def run(
         self,
@@ -88,7 +95,7 @@ class Port:
             except redis_errors.NoScriptError:  # nothing was executed
                 return await self._send(("EVAL", loaded.source, *tail), options)
         except redis_errors.RedisError as error:
-            raise translated(error) from error
+            raise self._translated(error, script) from error
 
     async def send_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one round trip; an error stands in its command's place.
@@ -99,10 +106,8 @@ class Port:
         with translating():
             pipeline = self.client.pipeline(transaction=False)
             replies = await pipeline.execute_raw(commands)
-        return [
-            translated(reply) if isinstance(reply, redis_errors.RedisError) else reply
-            for reply in replies
-        ]
+        names = (command[0] for command in commands)
+        return self._all_translated(replies, names)
 
     async def run_many(self, calls: Sequence[Call]) -> list[Any]:
         """Run scripts in one round trip; an error stands in its script's place.
@@ -132,10 +137,29 @@ class Port:
                 again = await pipeline.execute_raw([commands[at] for at in missing])
                 for at, reply in zip(missing, again, strict=True):
                     replies[at] = reply
+        return self._all_translated(replies, (name for name, _, _ in calls))
+
+    def _all_translated(
+        self, replies: Sequence[Any], names: Iterable[Argument]
+    ) -> list[Any]:
         return [
-            translated(reply) if isinstance(reply, redis_errors.RedisError) else reply
-            for reply in replies
+            self._translated(reply, name)
+            if isinstance(reply, redis_errors.RedisError)
+            else reply
+            for reply, name in zip(replies, names, strict=True)
         ]
+
+    def _translated(
+        self, error: redis_errors.RedisError, command: Argument
+    ) -> CrewRedisError:
+        """Return our error; what the ACL denies is logged once for each command."""
+        ours = translated(error)
+        if is_denial(error) and len(self._denied) < MOST_DENIED:
+            name = command.decode() if isinstance(command, bytes) else str(command)
+            if name not in self._denied:
+                self._denied.add(name)
+                log.error("wire.permission_refused", command=name)
+        return ours
 
 
 @contextmanager
@@ -147,6 +171,15 @@ def translating() -> Iterator[None]:
         raise translated(error) from error
 
 
+def is_denial(error: redis_errors.RedisError) -> bool:
+    """Whether the ACL forbids it; a script is denied what its commands are."""
+    if isinstance(error, redis_errors.NoPermissionError):
+        return True
+    return isinstance(error, redis_errors.ResponseError) and any(
+        words in str(error) for words in DENIED
+    )
+
+
 def translated(error: redis_errors.RedisError) -> CrewRedisError:
     """Return our error for what Redis answered or for how it did not."""
     if isinstance(error, CrewRedisError):
@@ -155,7 +188,7 @@ def translated(error: redis_errors.RedisError) -> CrewRedisError:
     code = getattr(error, "status_code", None) or text.partition(" ")[0]
     if refusal_code(error) is not None or code in NOT_NOW:
         return RefusedError(code)
-    if isinstance(error, redis_errors.NoPermissionError):
+    if is_denial(error):
         return ConfigurationError(
             "the ACL user of REDIS_CREW_USERNAME may not do this: " + text
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from redis.exceptions import ResponseError
+
 from mcp_crew_redis._core.breaker import CircuitBreaker
 from mcp_crew_redis._core.dialling import DialFailedError
 from mcp_crew_redis._core.owner import TaskOwner
+from mcp_crew_redis._core.wire_errors import refusal_code, serves_nobody
 from mcp_crew_redis.clock import Clock
 
-__all__ = ["Prober"]
+__all__ = ["Prober", "answered"]
 
 
 class Prober:
@@ -62,6 +65,20 @@ class Prober:
         except DialFailedError as failure:
             breaker.probe_failed(token, failure.cause)
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not serve
-            breaker.probe_failed(token, type(error).__name__)
+            cause = refusal_code(error) or type(error).__name__
+            breaker.probe_failed(token, cause)
         else:
             breaker.probe_succeeded(token)
+
+
+async def answered(pong: Awaitable[object]) -> None:
+    """Wait for the answer to a PING; what it denies one user is an answer too.
+
+    Raises:
+        Exception: There is none, or it says that the server does not serve now.
+    """
+    try:
+        await pong
+    except ResponseError as error:
+        if serves_nobody(error):
+            raise

@@ -28,6 +28,7 @@ __all__ = [
     "WireOverloadedError",
     "WireTimeoutError",
     "refusal_code",
+    "serves_nobody",
 ]
 
 # Answers given instead of an execution: sending the command again is always safe.
@@ -42,6 +43,11 @@ REFUSALS = frozenset(
         "MISCONF",
     }
 )
+
+# Of these, what says of the whole server that it does not serve what its address
+# promised. A failing disk (MISCONF) stops writes and PING, TRYAGAIN one command: the
+# rest goes on.
+NOT_SERVING = REFUSALS - {"MISCONF", "TRYAGAIN"}
 
 
 class _Network:
@@ -116,3 +122,8 @@ def refusal_code(error: BaseException) -> str | None:
         # redis-py keeps the code in the text for the classes that it does not know.
         code = str(error).partition(" ")[0]
     return code if code in REFUSALS else None
+
+
+def serves_nobody(error: BaseException) -> bool:
+    """Whether a reply says that the server as a whole does not serve now."""
+    return refusal_code(error) in NOT_SERVING

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mcp_crew_redis._core.owner import TaskOwner
-from mcp_crew_redis.errors import ConnectionLostError, DataError
+from mcp_crew_redis.errors import ConnectionLostError, DataError, OperationTimeoutError
 from mcp_crew_redis.testing.side_connection import Reply, SideConnection
 
 __all__ = ["ServerFaults"]
 
 _INTERVAL = 0.005
 _PATIENCE = 5.0
-_FILLING = tuple(f"testing:load:{number}" for number in range(100))
+_FILLING = tuple(f"testing:load:{number}" for number in range(1000))
+# Of 1 KiB each: so often a loading server looks for what it is asked.
+_FILL = """
+for i = 1, #ARGV do
+  redis.call('SET', ARGV[i], string.rep('x', 1100), 'EX', 60)
+end
+"""
 _NOWHERE = ("127.0.0.1", "1")  # nothing listens there: refused at once
 _ENDLESS = "while true do end"
 
@@ -58,14 +64,14 @@ class ServerFaults:
     async def load(self, seconds: float) -> None:
         """Load the data again, for about some seconds; returns when it has begun.
 
-        LOADING for every command. The keys stay as they are; with them are a hundred
+        LOADING for every command. The keys stay as they are; with them are a thousand
         more, named `testing:load:<n>`, for a minute or until `heal()`.
         """
-        for key in _FILLING:  # of 1 KiB each, as often it listens between two
-            await self._side.execute("SET", key, secrets.token_bytes(1100), "EX", 60)
+        await self._side.execute("EVAL", _FILL, 0, *_FILLING)
         size = await self._side.execute("DBSIZE")
         assert isinstance(size, int)
         await self.configure("key-load-delay", str(round(seconds * 1e6 / size) or 1))
+        await self.configure("rdbcompression", "no")
         await self.configure("loading-process-events-interval-bytes", "1024")
         await self._occupy("DEBUG", "RELOAD")
         await self._until(lambda answer: "LOADING" in answer)
@@ -121,10 +127,11 @@ class ServerFaults:
 
     # --- the end --------------------------------------------------------------
     async def heal(self) -> None:
-        """Take every fault away; waits for a loading and a pause of all clients."""
+        """Take every fault away; waits for the end of a pause of all clients."""
         rest = self._paused_until - asyncio.get_running_loop().time()
         patience = max(rest, 0.0) + _PATIENCE
         await self._kill_script(patience)
+        await self._load_quickly()
         await self._until(lambda answer: answer[:4] not in ("LOAD", "BUSY"))
         await self._side.execute("CLIENT", "UNPAUSE")
         await self._side.execute("REPLICAOF", "NO", "ONE")
@@ -163,9 +170,13 @@ class ServerFaults:
         with contextlib.suppress(DataError, ConnectionLostError):
             await self._side.execute("SCRIPT", "KILL", deadline=deadline)
 
+    async def _load_quickly(self) -> None:
+        if "key-load-delay" in self._before:  # it may be set while it loads
+            await self._side.execute("CONFIG", "SET", "key-load-delay", 0)
+
     async def _until(self, holds: Callable[[str], bool]) -> None:
         """Repeat PING until `holds` of its answer, an error's text included."""
-        async with asyncio.timeout(_PATIENCE):
+        async with _patience():
             while not holds(await self._ping()):  # noqa: ASYNC110 - no event for it
                 await asyncio.sleep(_INTERVAL)
 
@@ -177,13 +188,22 @@ class ServerFaults:
         return ""
 
     async def _until_saving_failed(self) -> None:
-        async with asyncio.timeout(_PATIENCE):
+        async with _patience():
             while True:
                 info = await self._side.execute("INFO", "persistence")
                 assert isinstance(info, bytes)
                 if b"rdb_last_bgsave_status:err" in info:
                     return
                 await asyncio.sleep(_INTERVAL)
+
+
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            yield
+    except TimeoutError:
+        raise OperationTimeoutError(_PATIENCE, sent=True) from None
 
 
 def _text(held: Reply) -> str:
