@@ -119,11 +119,15 @@ async def _greet(connection: Any) -> Greeting:
         raise info
     greeting = _from_info(parse_info(info))
     _require_supported(greeting)
-    if isinstance(pong, Exception) and not isinstance(
-        pong, redis_errors.NoPermissionError
-    ):
+    if isinstance(pong, Exception) and not _still_serves(pong):
         raise pong  # LOADING or MASTERDOWN: it lives and does not serve yet
     return greeting
+
+
+def _still_serves(pong: Exception) -> bool:
+    """Whether what is said to PING leaves other commands: denied, or a failing disk."""
+    is_denied = isinstance(pong, redis_errors.NoPermissionError)
+    return is_denied or refusal_code(pong) == "MISCONF"
 
 
 def _from_info(fields: Mapping[str, str]) -> Greeting:
