@@ -15,7 +15,7 @@ from mcp_crew_redis._core.wire_errors import WireOverloadedError, WireTimeoutErr
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.errors import LifecycleError
 
-__all__ = ["Admission", "misused"]
+__all__ = ["Admission", "misused", "running_loop"]
 
 
 class _Node(Protocol):
@@ -66,7 +66,7 @@ class Admission:
         Raises:
             LifecycleError: The first use was in another loop.
         """
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -85,7 +85,7 @@ class Admission:
         self.admit()
         token = self._node.breaker.generation
         lane = self._lane(is_bulk=is_bulk)
-        is_here = self._loop is asyncio.get_running_loop()
+        is_here = self._loop is running_loop()
         if is_here and lane.has_room and self._is_open(lane):
             return lane
         try:
@@ -183,6 +183,14 @@ class Admission:
             f"({len(lane.pending)} of {settings.max_pending} commands pending)",
             retry_after=settings.command_timeout,
         )
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop; a forked child inside its parent's has none, and is told so."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise misused(error) from None
 
 
 def misused(how: object) -> LifecycleError:

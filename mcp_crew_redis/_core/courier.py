@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from redis import exceptions as redis_errors
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 
+from mcp_crew_redis._core.admission import running_loop
 from mcp_crew_redis._core.commands import block_seconds, is_read
 from mcp_crew_redis._core.dedicated import DedicatedPool
 from mcp_crew_redis._core.lane import Lane, Slot
@@ -219,7 +220,9 @@ class Courier:
             while True:
                 if isinstance(error, LaneLostError):
                     was_sent = was_sent or (error.sent and not is_read(args))
-                if EMPTY_RESPONSE in options and _is_answer(error):
+                if EMPTY_RESPONSE in options and isinstance(
+                    error, redis_errors.ResponseError
+                ):
                     return options[EMPTY_RESPONSE]
                 wait = self._wait_before_repeating(error, args, options, pause)
                 if (
@@ -240,7 +243,7 @@ class Courier:
 
     @staticmethod
     def _now() -> float:
-        return asyncio.get_running_loop().time()
+        return running_loop().time()
 
     def _wait_before_repeating(
         self,
@@ -294,7 +297,3 @@ class Courier:
         if block == 0.0:
             return None
         return (block or 0.0) + self._node.settings.dedicated_timeout
-
-
-def _is_answer(error: Exception) -> bool:
-    return isinstance(error, redis_errors.ResponseError)
