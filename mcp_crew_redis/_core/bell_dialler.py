@@ -13,6 +13,7 @@ from mcp_crew_redis._core.bell_line import (
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.dialling import DialFailedError, explain
 from mcp_crew_redis._core.seam import close_quietly, dialled, hand_over
+from mcp_crew_redis._core.sentinel_connection import follow
 
 __all__ = ["REFUSED", "BellDialler"]
 
@@ -39,6 +40,7 @@ class BellDialler:
                 await dialled(connection)
                 line.run_id = getattr(connection, "run_id", "")
                 line.attach(lambda protocol: hand_over(connection, protocol))
+                follow(connection, line)
                 await line.track(prefixes)
         except BaseException:
             close_quietly(connection)

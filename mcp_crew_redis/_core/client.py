@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from redis.asyncio.connection import ConnectionPool
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.maint_notifications import MaintNotificationsConfig
 
+from mcp_crew_redis._core.assembly import make_pool
 from mcp_crew_redis._core.breaker import BreakerSettings, CircuitState
 from mcp_crew_redis._core.commands import SHARED, CommandClass, classify, refuse
 from mcp_crew_redis._core.courier import Courier
@@ -21,8 +22,9 @@ from mcp_crew_redis._core.dialling import Greeting
 from mcp_crew_redis._core.node import Node
 from mcp_crew_redis._core.pipelines import LanePipeline
 from mcp_crew_redis._core.resp import pack_command
-from mcp_crew_redis._core.seam import Encoder, close_quietly
+from mcp_crew_redis._core.seam import close_quietly
 from mcp_crew_redis._core.statistics import NodeStatistics
+from mcp_crew_redis._core.topology import SentinelSettings
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock, SystemClock
 
@@ -48,6 +50,7 @@ class PipelinedRedis(redis.asyncio.Redis):
         breaker: When the circuit opens and how it closes.
         clock: Time; tests may hold it still.
         random: Jitter; tests may pin it.
+        sentinels: Who name the server, instead of a host and a port.
         on_push: Called with every RESP3 push that arrives on a lane.
         **options: redis-py's own keyword arguments. Its retry is switched off:
             retries are decided here, by what is known about the command.
@@ -60,6 +63,7 @@ class PipelinedRedis(redis.asyncio.Redis):
         breaker: BreakerSettings | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
+        sentinels: SentinelSettings | None = None,
         on_push: Callable[[list[Any]], None] | None = None,
         **options: Any,
     ) -> None:
@@ -77,20 +81,16 @@ class PipelinedRedis(redis.asyncio.Redis):
         if isinstance(pool, DedicatedPool):  # client(): one connection of the parent's
             self._adopt(pool, owns_node=False)
         else:
-            dedicated = DedicatedPool(
-                settings, pool.connection_class, pool.connection_kwargs
-            )
-            dedicated.node = Node(
-                dedicated.make_plain,
-                address=address_of(pool.connection_kwargs),
+            parent = make_pool(
+                pool,
                 settings=settings,
                 breaker=breaker or BreakerSettings(),
                 clock=clock or SystemClock(),
                 random=random or Random(),  # noqa: S311 - jitter
-                decoding=_decoding(dedicated.get_encoder()),
+                sentinels=sentinels,
                 on_push=on_push,
             )
-            self._adopt(dedicated, owns_node=True)
+            self._adopt(parent, owns_node=True)
 
     def _adopt(self, pool: DedicatedPool, *, owns_node: bool) -> None:
         encoder = pool.get_encoder()
@@ -116,7 +116,7 @@ class PipelinedRedis(redis.asyncio.Redis):
                 DeprecationWarning,
                 stacklevel=2,
             )
-        names = ("wire", "breaker", "clock", "random", "on_push")
+        names = ("wire", "breaker", "clock", "random", "sentinels", "on_push")
         ours = {name: options.pop(name) for name in names if name in options}
         single = options.pop("single_connection_client", False)
         options.setdefault("protocol", 3)
@@ -274,19 +274,6 @@ class PipelinedRedis(redis.asyncio.Redis):
     def statistics(self) -> NodeStatistics:
         """Return the figures of this moment."""
         return self._node.statistics()
-
-
-def address_of(kwargs: Mapping[str, Any]) -> str:
-    """Return how logs and reports name the node; never a credential."""
-    if "path" in kwargs:
-        return str(kwargs["path"])
-    return f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
-
-
-def _decoding(encoder: Encoder) -> tuple[str, str] | None:
-    if not encoder.decode_responses:
-        return None
-    return (encoder.encoding, encoder.encoding_errors)
 
 
 def _strip(options: dict[str, Any]) -> None:

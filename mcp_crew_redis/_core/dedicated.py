@@ -17,6 +17,9 @@ from mcp_crew_redis._core.seam import (
     is_stale,
     never_retry,
 )
+from mcp_crew_redis._core.sentinel_connection import following_class, make_sentinels
+from mcp_crew_redis._core.sentinels import Sentinels
+from mcp_crew_redis._core.topology import SentinelSettings
 from mcp_crew_redis._core.wire_errors import WireOverloadedError
 from mcp_crew_redis._core.wire_settings import WireSettings
 
@@ -28,6 +31,10 @@ class DedicatedPool(BlockingConnectionPool):
 
     A connection that is not free within `command_timeout` is an OverloadedError. One
     that is closed while it owes a reply is reported to the node as a stray.
+
+    Attributes:
+        node: Set by whoever makes the pool, before the first connection.
+        sentinels: Who say where each connection goes; None for a fixed address.
     """
 
     node: Node
@@ -37,21 +44,32 @@ class DedicatedPool(BlockingConnectionPool):
         settings: WireSettings,
         connection_class: type[AbstractConnection],
         connection_kwargs: dict[str, Any],
+        *,
+        sentinels: SentinelSettings | None = None,
     ) -> None:
         kwargs = dict(connection_kwargs)
         kwargs["retry"] = never_retry()
         kwargs.pop("max_connections", None)
+        kind = crew_connection_class(connection_class)
+        self.sentinels: Sentinels | None = None
+        if sentinels is not None:
+            following = following_class(kind)
+            self.sentinels = make_sentinels(sentinels, settings, kind, kwargs)
+            kind = following
         super().__init__(
             max_connections=settings.max_dedicated,
             timeout=settings.command_timeout,
-            connection_class=crew_connection_class(connection_class),
+            connection_class=kind,
             **kwargs,
         )
         self._settings = settings
 
     def make_plain(self) -> Any:
         """Make a connection for a lane: it settles the strays itself."""
-        return super().make_connection()
+        connection: Any = super().make_connection()
+        if self.sentinels is not None:
+            connection.sentinels = self.sentinels
+        return connection
 
     def make_connection(self) -> Any:
         """Make a connection that waits for strays, and is reported as one if it is."""
@@ -123,3 +141,11 @@ class DedicatedPool(BlockingConnectionPool):
     async def put_back(self, connection: AbstractConnection) -> None:
         """Release, also under cancellation."""
         await asyncio.shield(self.release(connection))
+
+    async def aclose(self) -> None:
+        """Close every connection, and ask the sentinels no more."""
+        try:
+            await super().aclose()
+        finally:
+            if self.sentinels is not None:
+                await self.sentinels.aclose()

@@ -12,7 +12,9 @@ from redis.asyncio.connection import AbstractConnection
 
 from mcp_crew_redis._core.lane import Lane
 from mcp_crew_redis._core.seam import close_quietly, dialled, hand_over, parse_info
+from mcp_crew_redis._core.sentinel_connection import follow
 from mcp_crew_redis._core.strays import Stray
+from mcp_crew_redis._core.topology import MasterNotFoundError
 from mcp_crew_redis._core.wire_errors import (
     WireConfigurationError,
     WireConnectionLostError,
@@ -72,7 +74,7 @@ class DialFailedError(Exception):
 
 
 class Dialler:
-    """Makes connections to one address."""
+    """Makes connections to one address, or to whom the sentinels name."""
 
     def __init__(
         self, make: Callable[[], AbstractConnection], settings: WireSettings
@@ -95,6 +97,7 @@ class Dialler:
                 greeting = await _greet(connection)
                 greeting = await _settle(connection, greeting, strays)
             lane.attach(lambda protocol: hand_over(connection, protocol))
+            follow(connection, lane)
         except Exception as error:
             # Any error: a credential provider, say, raises its own.
             close_quietly(connection)
@@ -196,6 +199,8 @@ def explain(error: Exception, timeout: float) -> DialFailedError:  # noqa: PLR09
         return DialFailedError(
             "unsupported", lambda: WireConfigurationError(text), is_final=True
         )
+    if isinstance(error, MasterNotFoundError):
+        return DialFailedError("no master", lambda: MasterNotFoundError(text))
     if isinstance(error, (redis_errors.AuthenticationError,)) or _names_auth(text):
         return DialFailedError(
             "credentials", lambda: WireCredentialsError(_AUTH + text), is_final=True
