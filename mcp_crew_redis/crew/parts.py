@@ -13,6 +13,7 @@ from mcp_crew_redis._core.bell import Bell
 from mcp_crew_redis._core.breaker import BreakerSettings, CircuitState
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
+from mcp_crew_redis._core.topology import SentinelSettings
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.errors import (
     ConfigurationError,
@@ -22,7 +23,12 @@ from mcp_crew_redis.errors import (
 from mcp_crew_redis.health import ComponentHealth, HealthReport
 from mcp_crew_redis.lifecycle import ServiceState, ServiceStatus
 from mcp_crew_redis.log import get_logger
-from mcp_crew_redis.settings import CrewSettings, Endpoint, TlsSection
+from mcp_crew_redis.settings import (
+    CrewSettings,
+    Endpoint,
+    TlsSection,
+    TopologySection,
+)
 
 __all__ = [
     "close",
@@ -49,7 +55,6 @@ def refuse_what_is_not_built(settings: CrewSettings) -> None:
     """
     topology, journal = settings.topology, settings.journal
     wanted = {
-        "REDIS_CREW_SENTINELS": bool(topology.sentinels),
         "REDIS_CREW_CLUSTER": topology.is_cluster,
         "REDIS_CREW_JOURNAL_DIR": journal.directory is not None,
     }
@@ -62,14 +67,14 @@ def refuse_what_is_not_built(settings: CrewSettings) -> None:
 def make_client(
     settings: CrewSettings, server: EmbeddedServer | None
 ) -> PipelinedRedis:
-    """Make the client, inert, for the embedded server or the configured address."""
+    """Make the client, inert: for the embedded server, the sentinels or the address."""
     if server is not None:
         address: dict[str, Any] = {
             "unix_socket_path": server.unix_socket,
             "db": settings.endpoint.db,
         }
     else:
-        address = _address(settings.endpoint)
+        address = _address(settings.endpoint, settings.topology)
     wire, breaker = settings.wire, settings.breaker
     return PipelinedRedis(
         wire=WireSettings(
@@ -82,7 +87,7 @@ def make_client(
     )
 
 
-def _address(endpoint: Endpoint) -> dict[str, Any]:
+def _address(endpoint: Endpoint, topology: TopologySection) -> dict[str, Any]:
     password = endpoint.password
     options: dict[str, Any] = {
         "db": endpoint.db,
@@ -91,7 +96,12 @@ def _address(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.unix_socket is not None:
         return options | {"unix_socket_path": str(endpoint.unix_socket)}
-    options |= {"host": endpoint.host, "port": endpoint.port}
+    if topology.sentinels:
+        options["sentinels"] = SentinelSettings(
+            places=topology.sentinels, master=topology.sentinel_master or ""
+        )
+    else:
+        options |= {"host": endpoint.host, "port": endpoint.port}
     return options if endpoint.tls is None else options | _tls(endpoint.tls)
 
 
@@ -117,7 +127,7 @@ async def dial(
         ConfigurationError: What answers cannot be used: password, version, protocol.
         ConnectionLostError: Nothing answers, and `is_strict`.
     """
-    endpoint = settings.endpoint
+    address, source = _where(settings)
     try:
         # A server that accepts and stays silent must not hold the start for ever.
         async with asyncio.timeout(settings.lifecycle.start_timeout):
@@ -125,12 +135,20 @@ async def dial(
     except (UnavailableError, TimeoutError) as error:
         if is_strict:
             raise ConnectionLostError(
-                f"no Redis or Valkey answers at {endpoint} ({endpoint.source}): "
+                f"no Redis or Valkey answers at {address} ({source}): "
                 f"{str(error) or 'timed out'}; start one there, correct the setting, "
                 "or set REDIS_CREW_START=degraded to start without"
             ) from error
         cause = type(error).__name__
-        log.warning("crew.started_degraded", address=str(endpoint), cause=cause)
+        log.warning("crew.started_degraded", address=address, cause=cause)
+
+
+def _where(settings: CrewSettings) -> tuple[str, str]:
+    """Return the address and the variables that say so."""
+    topology, endpoint = settings.topology, settings.endpoint
+    if topology.sentinels:
+        return f"sentinel:{topology.sentinel_master}", "REDIS_CREW_SENTINELS"
+    return str(endpoint), endpoint.source
 
 
 async def close(client: PipelinedRedis) -> None:
