@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -262,14 +262,13 @@ class JournalFiles:
             segment_bytes=self._segment_bytes,
             write=self._write,
         )
-        try:
+        with ExitStack() as undo:
+            undo.callback(files.close)
+            undo.callback(self._remove_files, files)
             files.start()
             if self._syncer.is_needed:
                 folder.sync_name(self._sync)
-        except OSError:
-            self._remove_files(files)
-            files.close()
-            raise
+            undo.pop_all()
         if self._log is not None:
             self._log.close()
         self._log = files

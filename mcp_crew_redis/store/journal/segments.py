@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 from mcp_crew_redis.clock import Clock
@@ -120,12 +121,11 @@ class SegmentLog:
         made_us = int(self._clock.wall() * 1e6)
         header = encode_header(Header(**names, number=number, made_us=made_us))
         segment = SegmentFile(self.folder.create_segment(number), self._write)
-        try:
+        with ExitStack() as undo:
+            undo.callback(segment.close)
+            undo.callback(self.folder.remove_segment, number)
             segment.append(header)
-        except OSError:
-            segment.close()
-            self.folder.remove_segment(number)
-            raise
+            undo.pop_all()
         if self._number:
             self._sizes[self._number] = self._segment.size
             self._segment.close()

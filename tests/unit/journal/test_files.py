@@ -418,6 +418,61 @@ async def test_a_retry_in_vain_leaves_the_old_files(bench):
     assert found(bench, files) == [state(a)]
 
 
+async def test_closing_after_a_retry_in_vain_leaves_the_old_files(bench):
+    """What a rewriting has not reached counts as live."""
+    disk = Disk()
+    files = bench.open(write=disk.write)
+    files.put(a := register("a"))
+    disk.error = errno.ENOSPC
+    files.put(b := register("b"))
+    await bench.clock.advance(5.0)
+    bench.live = [a, b]
+    files.put(b)
+
+    files.close()
+
+    assert states(bench.adopted()) == [state(a)]
+
+
+def test_a_write_that_was_cut_short_is_undone(bench):
+    """The file is as long as before."""
+    disk = Disk()
+    files = bench.open(write=disk.write)
+    files.put(register("a"))
+    [segment] = bench.segments()
+    size = segment.stat().st_size
+    disk.room = 30
+
+    files.put(register("b"))
+
+    assert segment.stat().st_size == size
+
+
+async def test_a_rewriting_removes_the_old_when_all_is_written(bench):
+    """However many segments it needs."""
+    disk = Disk()
+    files = bench.open(fsync="always", segment_bytes=300, write=disk.write)
+    bench.live = [register(f"k{n}") for n in range(20)]
+    for entry in bench.live:
+        files.put(entry)
+    disk.error = errno.EIO
+    files.put(bench.live[0])
+    disk.error = 0
+    await bench.clock.advance(5.0)
+    written: list[tuple[int, bool]] = []
+    remove = files._log.folder.remove_segment
+
+    def remove_segment(number: int) -> None:
+        written.append((len(files._log._kept), files._log.is_dirty))
+        remove(number)
+
+    files._log.folder.remove_segment = remove_segment
+    files.put(bench.live[0])
+
+    assert files.is_durable
+    assert set(written) == {(20, False)}
+
+
 async def test_removed_files_are_noticed_and_made_again(bench):
     """A write to a removed file succeeds and is lost: that is not durable."""
     files = bench.open()
