@@ -20,17 +20,24 @@ class ComponentHealth:
         state: A short word, such as "running", "closed" (a circuit) or "failed".
         detail: Figures; their names carry the unit. Never a secret, never a value.
         reason: Why it is not as it should be; None if it is.
+        is_bearable: Whether the process serves in spite of the reason.
     """
 
     name: str
     state: str
     detail: Mapping[str, Scalar] = field(default_factory=dict)
     reason: str | None = None
+    is_bearable: bool = False
 
     @property
     def is_well(self) -> bool:
         """Whether there is nothing to complain of."""
         return self.reason is None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether work can be sent here as far as this component is concerned."""
+        return self.is_well or self.is_bearable
 
     def as_dict(self) -> dict[str, object]:
         """Return it as plain data, ready for JSON."""
@@ -49,7 +56,8 @@ class HealthReport:
     Attributes:
         is_live: False asks for a restart: it has failed, has ended or its loop hangs.
             Redis being away is no reason to restart.
-        is_ready: False asks to send work elsewhere for now.
+        is_ready: False asks to send work elsewhere for now. Redis being away is no
+            reason as long as the journal has room.
         components: Each part with its own state and, if any, its complaint.
     """
 
@@ -57,10 +65,23 @@ class HealthReport:
     is_ready: bool
     components: tuple[ComponentHealth, ...] = ()
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether any component has something to complain of."""
+        return bool(self.reasons)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What is not as it should be, each with its component's name."""
+        return tuple(
+            f"{each.name}: {each.reason}" for each in self.components if each.reason
+        )
+
     def as_dict(self) -> dict[str, object]:
         """Return it as plain data, ready for JSON."""
         return {
             "is_live": self.is_live,
             "is_ready": self.is_ready,
+            "is_degraded": self.is_degraded,
             "components": [component.as_dict() for component in self.components],
         }

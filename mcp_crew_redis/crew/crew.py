@@ -18,7 +18,7 @@ from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
 from mcp_crew_redis._wire.keys import KeySpace
 from mcp_crew_redis._wire.ttl import TtlPolicy
-from mcp_crew_redis.crew import parts
+from mcp_crew_redis.crew import checkup, parts
 from mcp_crew_redis.crew.state import TenantState, make_store
 from mcp_crew_redis.errors import LifecycleError
 from mcp_crew_redis.health import HealthReport
@@ -32,6 +32,8 @@ from mcp_crew_redis.lifecycle import (
 )
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.settings import CrewSettings
+from mcp_crew_redis.store.conflicts import MergeConflict
+from mcp_crew_redis.store.journal_view import JournalView
 from mcp_crew_redis.store.manager import RedisManager
 from mcp_crew_redis.tenant import Tenant
 
@@ -61,6 +63,8 @@ class CrewRedis:
     Args:
         settings: None reads the environment.
         services: What runs as long as the crew does.
+        merge: Decides what is written where a write that waited for Redis finds a
+            newer one of somebody else; None keeps what stands.
 
     Raises:
         ConfigurationError: The settings cannot be used; names each variable.
@@ -71,7 +75,9 @@ class CrewRedis:
         settings: CrewSettings | None = None,
         *,
         services: Sequence[ServiceSpec] = (),
+        merge: MergeConflict | None = None,
     ) -> None:
+        self._merge = merge
         self._settings = CrewSettings() if settings is None else settings
         parts.refuse_what_is_not_built(self._settings)
         TtlPolicy(self._settings.values.ttl, random=Random())  # noqa: S311 - a check
@@ -92,6 +98,7 @@ class CrewRedis:
         *,
         settings: CrewSettings | None = None,
         services: Sequence[ServiceSpec] = (),
+        merge: MergeConflict | None = None,
     ) -> Self:
         """Make a crew with a server of its own, whatever address the settings name.
 
@@ -100,8 +107,9 @@ class CrewRedis:
                 folder share one server. None: REDIS_CREW_DATA_DIR, or nothing is kept.
             settings: None reads the environment.
             services: What runs as long as the crew does.
+            merge: As for `CrewRedis`.
         """
-        crew = cls(settings, services=services)
+        crew = cls(settings, services=services, merge=merge)
         folder = data_dir or crew._embedded.data_dir
         crew._embedded = replace(crew._embedded, is_wanted=True, data_dir=folder)
         return crew
@@ -147,6 +155,11 @@ class CrewRedis:
         """Builds and parses the keys that the bell names; as for `redis`."""
         return self._offer.keys
 
+    @property
+    def journal(self) -> JournalView:
+        """What waits for Redis, and what became of it; as for `redis`."""
+        return self._offer.journal
+
     def tenant(self, tenant_id: str) -> Tenant:
         """Return the state of one tenant; cheap, without I/O.
 
@@ -168,11 +181,13 @@ class CrewRedis:
         Never raises for what it reports on, and may be asked in any state.
         """
         lifecycle, state = self._lifecycle, self._state
-        return await parts.report(
+        patience = self._settings.wire.command_timeout
+        return await checkup.report(
             self.state,
-            await parts.redis_health(self._client, self._settings.wire.command_timeout),
+            await checkup.redis_health(self._client, patience),
             embedded=self._server,
             bell=None if state is None else state.bell,
+            journal=None if state is None else state.journal,
             statuses=() if lifecycle is None else lifecycle.statuses(),
         )
 
@@ -273,9 +288,13 @@ class CrewRedis:
             self._server = await stack.enter_async_context(server)
         self._client = parts.make_client(self._settings, self._server)
         stack.push_async_callback(parts.close, self._client)
-        store = make_store(self._settings, self._client)
+        journal = await parts.open_journal(self._settings, self._client, stack)
+        store = make_store(
+            self._settings, self._client, journal=journal, merge=self._merge
+        )
         self._state = TenantState(store, self._client)
         stack.push_async_callback(store.aclose)
+        store.sync.kick()
         is_strict = self._embedded.is_wanted or self._settings.start == "strict"
         await parts.dial(self._client, self._settings, is_strict=is_strict)
 

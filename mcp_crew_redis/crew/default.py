@@ -1,7 +1,8 @@
 """`redis_manager`: a manager for whoever imports it, connected by its first use.
 
-One instance for the process, on the environment's settings. It has the wire and its
-circuit; no services. Each event loop and each forked process gets a client of its own:
+One instance for the process, on the environment's settings. It has the wire, its
+circuit and a journal in memory; no services, no bell, no files. Each event loop and
+each forked process gets a client of its own:
 
     new loop    the client of the loop before was closed when that loop ended, and is
                 forgotten
@@ -22,6 +23,7 @@ from mcp_crew_redis.crew import parts
 from mcp_crew_redis.crew.state import make_store
 from mcp_crew_redis.errors import ConfigurationError
 from mcp_crew_redis.settings import CrewSettings
+from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.manager import RedisManager
 from mcp_crew_redis.store.store import Store
 
@@ -57,6 +59,8 @@ class DefaultManager(RedisManager):
         # What a fork has left here belongs to the parent. It is kept: collected, it
         # would reach for the parent's loop. One entry for each fork down to here.
         self._inherited: list[_Connected] = []
+        self._journal = Journal()  # outlives loops
+        self._journal_pid = os.getpid()
 
     def __repr__(self) -> str:
         state = "not connected" if self._connected is None else "in use"
@@ -87,6 +91,8 @@ class DefaultManager(RedisManager):
         if self._connected is not None and self._connected.pid != os.getpid():
             self._disown(self._connected)
         self._connected = None
+        if self._journal_pid != os.getpid():  # the parent synchronises its own
+            self._journal, self._journal_pid = Journal(), os.getpid()
         settings = self._make_settings()
         parts.refuse_what_is_not_built(settings)
         if settings.embedded:
@@ -94,10 +100,11 @@ class DefaultManager(RedisManager):
                 "REDIS_CREW_EMBEDDED: redis_manager runs no server; use CrewRedis"
             )
         client = parts.make_client(settings, None)
-        store = make_store(settings, client)
+        store = make_store(settings, client, journal=self._journal)
         end = _close_at_the_end(store, client)
         self._connected = connected = _Connected(store, client, loop, os.getpid(), end)
         _run_to_its_yield(end)
+        store.sync.kick()  # what another loop has left
         return connected
 
     def _disown(self, parents: _Connected) -> None:

@@ -1,27 +1,24 @@
-"""Make the parts of a crew from its settings, and ask them how they are."""
+"""Make the parts of a crew from its settings."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AsyncExitStack
 from typing import Any
 
 from anyio import move_on_after
 
-from mcp_crew_redis._core.bell import Bell
-from mcp_crew_redis._core.breaker import BreakerSettings, CircuitState
+from mcp_crew_redis._core.breaker import BreakerSettings
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
 from mcp_crew_redis._core.topology import SentinelSettings
 from mcp_crew_redis._core.wire_settings import WireSettings
+from mcp_crew_redis.clock import SystemClock
 from mcp_crew_redis.errors import (
     ConfigurationError,
     ConnectionLostError,
     UnavailableError,
 )
-from mcp_crew_redis.health import ComponentHealth, HealthReport
-from mcp_crew_redis.lifecycle import ServiceState, ServiceStatus
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.settings import (
     CrewSettings,
@@ -29,22 +26,20 @@ from mcp_crew_redis.settings import (
     TlsSection,
     TopologySection,
 )
+from mcp_crew_redis.store.journal.files import JournalFiles
+from mcp_crew_redis.store.journal.journal import Journal
 
 __all__ = [
     "close",
     "dial",
-    "embedded_health",
-    "loop_health",
     "make_client",
-    "redis_health",
+    "open_journal",
     "refuse_what_is_not_built",
-    "service_health",
 ]
 
 log = get_logger(__name__)
 
 CLOSE_TIMEOUT = 5.0  # seconds for the client's connections to close
-MAX_LOOP_LAG = 1.0  # seconds for one turn of a loop that still counts as alive
 
 
 def refuse_what_is_not_built(settings: CrewSettings) -> None:
@@ -53,14 +48,9 @@ def refuse_what_is_not_built(settings: CrewSettings) -> None:
     Raises:
         ConfigurationError: Names each of them.
     """
-    topology, journal = settings.topology, settings.journal
-    wanted = {
-        "REDIS_CREW_CLUSTER": topology.is_cluster,
-        "REDIS_CREW_JOURNAL_DIR": journal.directory is not None,
-    }
-    if names := [name for name, is_wanted in wanted.items() if is_wanted]:
+    if settings.topology.is_cluster:
         raise ConfigurationError(
-            f"{', '.join(names)}: not in this version yet; unset to go on without"
+            "REDIS_CREW_CLUSTER: not in this version yet; unset to go on without"
         )
 
 
@@ -159,114 +149,29 @@ async def close(client: PipelinedRedis) -> None:
         log.error("crew.close_timed_out", timeout=CLOSE_TIMEOUT)
 
 
-async def loop_health() -> ComponentHealth:
-    """Measure one turn of the event loop."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    await asyncio.sleep(0)
-    lag = loop.time() - began
-    is_alive = lag < MAX_LOOP_LAG
-    return ComponentHealth(
-        name="loop",
-        state="running" if is_alive else "lagging",
-        detail={"lag_ms": round(lag * 1000, 3)},
-        reason=None if is_alive else "something blocks the event loop",
-    )
+async def open_journal(
+    settings: CrewSettings, client: PipelinedRedis, stack: AsyncExitStack
+) -> Journal:
+    """Open the journal, with all that processes before this one have left behind.
 
+    Its files are closed with the stack.
 
-async def redis_health(
-    client: PipelinedRedis | None, patience: float
-) -> ComponentHealth:
-    """Ask Redis for a PONG, for at most `patience` seconds.
-
-    With an open circuit the answer is there at once.
+    Raises:
+        ConfigurationError: REDIS_CREW_JOURNAL_DIR cannot be used.
     """
-    if client is None:
-        return ComponentHealth(name="redis", state="stopped", reason="not connected")
-    loop = asyncio.get_running_loop()
-    began, reason = loop.time(), None
-    try:
-        async with asyncio.timeout(patience):
-            await client.ping()
-    except (UnavailableError, ConfigurationError) as error:
-        reason = str(error)
-    except TimeoutError:
-        reason = f"no answer to PING within {patience} s"
-    except Exception as error:  # noqa: BLE001 - a health report never raises
-        reason = f"PING was answered with {type(error).__name__}"
-    figures = client.statistics()
-    is_closed = client.circuit_state is CircuitState.CLOSED
-    return ComponentHealth(
-        name="redis",
-        state=client.circuit_state.value,
-        detail={
-            "address": figures.address,
-            "server": figures.server,
-            "ping_ms": round((loop.time() - began) * 1000, 3),
-            "stray_count": figures.strays,
-            "is_kill_refused": figures.kill_refused,
-        },
-        reason=reason or (None if is_closed else "the circuit is not closed"),
+    section = settings.journal
+    journal = Journal()
+    if section.directory is None:
+        return journal
+    files = JournalFiles(
+        section.directory,
+        target=f"{settings.values.prefix} {client.node.address} {settings.endpoint.db}",
+        fsync=section.fsync,
+        live=journal.live,
+        clock=SystemClock(),
     )
-
-
-async def report(
-    state: ServiceState,
-    redis: ComponentHealth,
-    *,
-    embedded: EmbeddedServer | None,
-    bell: Bell | None,
-    statuses: Sequence[ServiceStatus],
-) -> HealthReport:
-    """Put the report together: live is the loop, ready is everything."""
-    loop = await loop_health()
-    components = [loop, redis]
-    if embedded is not None:
-        components.append(embedded_health(embedded))
-    components += [
-        bell_health(bell, status)
-        if bell is not None and status.name == bell.name
-        else service_health(status)
-        for status in statuses
-    ]
-    is_dead = state in (ServiceState.STOPPED, ServiceState.FAILED)
-    is_running = state is ServiceState.RUNNING
-    return HealthReport(
-        is_live=loop.is_well and not is_dead,
-        is_ready=is_running and all(each.is_well for each in components),
-        components=tuple(components),
-    )
-
-
-def bell_health(bell: Bell, status: ServiceStatus) -> ComponentHealth:
-    """Report the bell as a service, with what its listeners have to know."""
-    figures, service = bell.statistics(), service_health(status)
-    detail = {
-        **service.detail,
-        "mode": figures.mode.value,
-        "listener_count": figures.listeners,
-        "loss_count": figures.losses,
-        "is_healthy": figures.is_healthy,
-    }
-    return replace(service, detail=detail)
-
-
-def embedded_health(server: EmbeddedServer) -> ComponentHealth:
-    """Say whether our own server is up."""
-    is_up = server.is_running and server.pid is not None
-    return ComponentHealth(
-        name="embedded",
-        state="running" if is_up else "stopped",
-        detail={"pid": server.pid},
-        reason=None if is_up else "the embedded server is not running",
-    )
-
-
-def service_health(status: ServiceStatus) -> ComponentHealth:
-    """Say how a service is."""
-    is_running = status.state is ServiceState.RUNNING
-    return ComponentHealth(
-        name=status.name,
-        state=status.state.value,
-        reason=None if is_running else status.error or f"it is {status.state.value}",
-    )
+    files.open()
+    stack.callback(files.close)
+    journal.keeper = files
+    files.adopt(journal.adopt)
+    return journal

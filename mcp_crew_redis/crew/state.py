@@ -14,7 +14,10 @@ from mcp_crew_redis._wire.keys import KeySpace
 from mcp_crew_redis._wire.ttl import TtlPolicy
 from mcp_crew_redis.clock import SystemClock
 from mcp_crew_redis.settings import CrewSettings
+from mcp_crew_redis.store.conflicts import MergeConflict
 from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.journal.journal import Journal
+from mcp_crew_redis.store.journal_view import JournalView
 from mcp_crew_redis.store.manager import RedisManager
 from mcp_crew_redis.store.stamps import StampSource
 from mcp_crew_redis.store.store import Store
@@ -25,7 +28,13 @@ __all__ = ["TenantState", "make_store"]
 MAX_TENANTS_KEPT: Final = 4_096
 
 
-def make_store(settings: CrewSettings, client: PipelinedRedis) -> Store:
+def make_store(
+    settings: CrewSettings,
+    client: PipelinedRedis,
+    *,
+    journal: Journal | None = None,
+    merge: MergeConflict | None = None,
+) -> Store:
     """Make the store on a client; inert."""
     port, clock, values = Port(client, ScriptLoader()), SystemClock(), settings.values
     return Store(
@@ -38,7 +47,10 @@ def make_store(settings: CrewSettings, client: PipelinedRedis) -> Store:
             stamps=StampSource(port, clock),
             max_value_bytes=values.max_value_bytes,
             tombstone_ttl=settings.journal.tombstone_ttl,
-        )
+        ),
+        journal=journal,
+        replay_window=settings.journal.replay_window,
+        merge=merge,
     )
 
 
@@ -50,6 +62,7 @@ class TenantState:
         manager: Their operations, by `tenant_id`.
         keys: Builds and parses their keys.
         bell: Tells which of them have changed.
+        journal: What waits for Redis.
     """
 
     def __init__(self, store: Store, client: PipelinedRedis) -> None:
@@ -57,6 +70,7 @@ class TenantState:
         self.keys = store.context.keys
         self.bell = Bell(client)
         self.manager = RedisManager(store)
+        self.journal = JournalView(store)
         self._tenants: dict[str, Tenant] = {}
 
     def tenant(self, tenant_id: str) -> Tenant:

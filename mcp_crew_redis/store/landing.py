@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from mcp_crew_redis._core.port import Call
-from mcp_crew_redis._wire.header import Sealed, seal, unseal
+from mcp_crew_redis._wire.header import MAX_STAMP, Sealed, seal, unseal
 from mcp_crew_redis._wire.keys import MetaKey
 from mcp_crew_redis.errors import CodecError, CrewRedisError, DataError
 from mcp_crew_redis.log import get_logger
@@ -117,6 +117,7 @@ class Landing:
         self._now_us = context.stamps.hybrid.now_us
         # What a merge has sent and not heard of: asked again, it would merge twice.
         self._merging: dict[bytes, bytes] = {}
+        self._insisted: set[bytes] = set()
 
     # --- before -----------------------------------------------------------------------
 
@@ -137,6 +138,16 @@ class Landing:
             if isinstance(entry, Delta):
                 self._counters.release(entry.key)
 
+    def insist(self, entry: Entry) -> bool:
+        """Have an entry in trouble tried again, however old it is."""
+        if not self._journal.resume(entry):
+            return False
+        if isinstance(entry, Delta):
+            entry.frozen_us = self._now_us()
+        else:
+            self._insisted.add(entry.name)
+        return True
+
     @staticmethod
     def doubt(entries: Sequence[Entry]) -> None:
         """Take note that entries may stand in Redis although nothing was heard."""
@@ -147,7 +158,11 @@ class Landing:
     def _call(self, entry: Entry) -> Call | None:
         if isinstance(entry, Register):
             names = (entry.key, self._floor(entry))
-            args = (entry.sealed, entry.expires_at_ms, self._memory_us)
+            memory_us = self._memory_us
+            if entry.key in self._insisted:
+                self._insisted.discard(entry.key)
+                memory_us = MAX_STAMP
+            args = (entry.sealed, entry.expires_at_ms, memory_us)
             return "sync_merge", names, args
         if isinstance(entry, Delta):
             return self._add(entry)
@@ -297,7 +312,7 @@ class Landing:
                 answer = self.merge(conflict)
                 if inspect.isawaitable(answer):
                     answer = await answer
-        except Exception as error:  # noqa: BLE001 - the user's own code
+        except Exception as error:
             log.warning("journal.merge_failed", exc_info=error)
             return None
         return answer

@@ -16,6 +16,7 @@ from random import Random
 from typing import Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
+from mcp_crew_redis._core.breaker import CircuitState
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.port import Call
 from mcp_crew_redis.errors import (
@@ -78,6 +79,8 @@ class Synchroniser:
         self._owner = TaskOwner("sync")
         self._is_closed = False
         self._recovered = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._node.on_circuit.append(self._circuit_changed)
         journal.on_entry = self.kick
 
@@ -86,18 +89,41 @@ class Synchroniser:
 
     def kick(self) -> None:
         """See to it that what waits is synchronised; from a coroutine's loop."""
-        if not self._owner and not self._is_closed and self._journal.has_work:
+        is_idle = self._idle.is_set()
+        if is_idle and not self._is_closed and self._journal.has_work:
+            self._idle.clear()
             self._owner.start(self._run(), "journal")
 
     def _circuit_changed(self) -> None:
-        if self._node.breaker.is_closed:
+        if self._is_recovered:
             self._recovered.set()
         else:
             self._recovered.clear()
 
+    @property
+    def _is_recovered(self) -> bool:
+        # Not `is_closed`: while the circuit ramps, some of what is sent gets through.
+        return self._node.breaker.state is CircuitState.CLOSED
+
     # --- the task ---------------------------------------------------------------------
 
+    async def settled(self) -> None:
+        """Return when nothing waits but what waits for a decision; set a deadline."""
+        while (self._journal.has_work or not self._idle.is_set()) and (
+            not self._is_closed
+        ):
+            self.kick()
+            await self._idle.wait()
+
     async def _run(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            self._idle.set()
+        if self._journal.has_work and not self._is_closed:
+            self.kick()  # what came just now
+
+    async def _drain(self) -> None:
         pauses = DecorrelatedJitter(self._random, base=FIRST_PAUSE, cap=MAX_PAUSE)
         count = 0
         while self._journal.has_work:
@@ -118,7 +144,7 @@ class Synchroniser:
 
     async def _until_closed(self) -> None:
         """Wait for the circuit; after an outage, a little longer than the others."""
-        if self._node.breaker.is_closed:
+        if self._is_recovered:
             return
         self.reason = "the circuit is not closed"
         self._recovered.clear()
@@ -179,11 +205,10 @@ class Synchroniser:
 
     async def aclose(self, deadline: float = 2.0) -> None:
         """Synchronise what still can be, for at most `deadline` seconds. Idempotent."""
-        if not self._is_closed and self._owner and self._node.breaker.is_closed:
+        if not self._is_closed and self._is_recovered:
             with suppress(TimeoutError):
                 async with asyncio.timeout(deadline):
-                    while self._owner and self.reason is None:
-                        await self._clock.sleep(FIRST_PAUSE / 10)
+                    await self.settled()
         self._is_closed = True
         await self._owner.aclose()
         if self._journal.depth:

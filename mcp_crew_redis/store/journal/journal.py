@@ -63,6 +63,7 @@ class Journal:
         self.keeper: Keeper = keeper or InMemory()
         self.on_entry: Callable[[], None] = _nobody
         self.size = self.depth = self.accepted = 0
+        self._troubled = 0
         self._max_bytes, self._max_entries = max_bytes, max_entries
         self._waiting = Schedule()
 
@@ -87,6 +88,7 @@ class Journal:
         for register, old in zip(registers, held, strict=True):
             if old is not None:
                 register.since_us = old.since_us
+                self._troubled -= bool(old.trouble)
             self.registers[register.key] = register
             self._accepted(register)
         self.on_entry()
@@ -160,7 +162,9 @@ class Journal:
 
     def _accepted(self, entry: Entry) -> None:
         self.accepted += 1
-        if not entry.trouble:
+        if entry.trouble:
+            self._troubled += 1  # adopted so
+        else:
             self._waiting.add(entry.tenant_id, entry.name)
         self.keeper.put(entry)
 
@@ -212,9 +216,20 @@ class Journal:
     def again(self, entry: Entry) -> None:
         """Give an entry back that was not synchronised, or is in trouble."""
         if entry.trouble:
+            self._troubled += 1
             self.keeper.put(entry)
         elif self.holds(entry):
             self._waiting.add(entry.tenant_id, entry.name)
+
+    def resume(self, entry: Entry) -> bool:
+        """Have an entry in trouble tried again; False if it is held no more."""
+        if not entry.trouble or not self.holds(entry):
+            return False
+        entry.trouble = ""
+        self._troubled -= 1
+        self._waiting.add(entry.tenant_id, entry.name)
+        self.keeper.put(entry)
+        return True
 
     @property
     def has_work(self) -> bool:
@@ -253,6 +268,7 @@ class Journal:
             _take_out(self.postings, name, entry)
         self.size -= entry.size
         self.depth -= 1
+        self._troubled -= bool(entry.trouble)
         if self.first(name) is None:
             self._waiting.discard(entry.tenant_id, name)
         else:
@@ -283,6 +299,16 @@ class Journal:
         yield from self.registers.values()
         yield from chain.from_iterable(self.deltas.values())
         yield from chain.from_iterable(self.postings.values())
+
+    @property
+    def share_used(self) -> float:
+        """How full it is, from 0 to 1, by entries or by bytes."""
+        return max(self.depth / self._max_entries, self.size / self._max_bytes)
+
+    @property
+    def unresolved(self) -> int:
+        """How many entries wait for a decision; bounded work."""
+        return self._troubled
 
     def troubled(self) -> list[Entry]:
         """Return the entries that wait for a decision of their owner."""

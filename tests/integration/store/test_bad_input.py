@@ -82,7 +82,6 @@ async def test_counters_are_no_values(acme, sent):
     for call in (
         acme.set(counter, "c", 1),
         acme.get(counter, "c"),
-        acme.get_entry(counter, "c"),
         acme.set_many(counter, {"c": 1}),
         acme.get_many(counter, ["c"]),
     ):
