@@ -82,7 +82,7 @@ class LocalServer:
         self.faults = ServerFaults(self._side, folder)
 
     def __repr__(self) -> str:
-        state = f"pid {self.pid}" if self._process.is_running else "down"
+        state = f"pid {self.pid}" if self._process.is_running() else "down"
         return f"<LocalServer {state}>"
 
     async def __aenter__(self) -> Self:
@@ -107,11 +107,14 @@ class LocalServer:
 
     async def _end(self) -> None:
         with anyio.CancelScope(shield=True):
-            await self.faults.aclose()
-            await self.kill()
-            await asyncio.sleep(0)  # a transport closes its socket one turn later
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._place(Path())
+            try:
+                await self.kill()
+            finally:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                faults = self.faults
+                self._place(Path())
+                await faults.aclose()
+                await asyncio.sleep(0)  # a transport closes its socket one turn later
 
     # --- where to connect -----------------------------------------------------
     @property
@@ -187,7 +190,7 @@ class LocalServer:
             ConnectionLostError: It ended at its start or did not answer in time; the
                 message ends with its log.
         """
-        if self._process.is_running:
+        if self._process.is_running():
             raise LifecycleError("the server is already running")
         self._process.start(self._command())
         try:
@@ -204,7 +207,7 @@ class LocalServer:
 
     async def _until_ready(self) -> None:
         while await probe_server(self._folder / "s") != "ready":
-            if not self._process.is_running:
+            if not self._process.is_running():
                 tail = self._process.log_tail()
                 raise ConnectionLostError(f"the server ended at its start:\n{tail}")
             await asyncio.sleep(_INTERVAL)
@@ -255,7 +258,7 @@ class LocalServer:
             LifecycleError: The server runs.
             ConfigurationError: The file is shorter, or there is none.
         """
-        if self._process.is_running:
+        if self._process.is_running():
             raise LifecycleError("kill the server before you cut its file")
         if not 0 <= size <= self.aof_size:
             raise ConfigurationError(

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import anyio
-
 from mcp_crew_redis.errors import LifecycleError
 from mcp_crew_redis.testing import launcher
 
@@ -40,12 +38,11 @@ class ServerProcess:
         Raises:
             LifecycleError: It does not run.
         """
-        if not self.is_running:
+        if not self.is_running():
             raise LifecycleError("the server is not running")
         assert self._pid is not None
         return self._pid
 
-    @property
     def is_running(self) -> bool:
         """Whether it lives, a stopped one included; reaps one that has ended."""
         if self._pid is not None and self._wait(os.WNOHANG) is not None:
@@ -83,13 +80,19 @@ class ServerProcess:
 
     async def kill(self) -> None:
         """SIGKILL; return when it is gone, even if cancelled meanwhile. Idempotent."""
-        if not self.is_running:
+        if not self.is_running():
             return
         os.kill(self.pid, signal.SIGKILL)  # a stopped process hears this one
-        with anyio.CancelScope(shield=True):
-            async with asyncio.timeout(_END_SECONDS):
-                while self.is_running:  # noqa: ASYNC110 - no event for it
-                    await asyncio.sleep(_INTERVAL)
+        now = asyncio.get_running_loop().time
+        deadline = now() + _END_SECONDS
+        interruption: asyncio.CancelledError | None = None
+        while self.is_running() and now() < deadline:
+            try:
+                await asyncio.sleep(_INTERVAL)
+            except asyncio.CancelledError as error:
+                interruption = error  # its end is a matter of milliseconds
+        if interruption is not None:
+            raise interruption
 
     def log_tail(self) -> str:
         """Return the last lines that it wrote."""

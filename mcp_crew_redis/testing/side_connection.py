@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -48,18 +50,21 @@ class SideConnection:
             OperationTimeoutError: It did not answer in time.
             ConnectionLostError: It is not there.
         """
-        try:
-            async with asyncio.timeout(deadline), self._lock:
-                return await self._ask(command)
-        except TimeoutError:
-            raise OperationTimeoutError(deadline, sent=True) from None
+        async with self._turn(deadline):
+            reader, writer = await self._opened()
+            writer.write(_packed(command))
+            reply = await _read(reader)
+        if isinstance(reply, DataError):
+            raise reply
+        return reply
 
     async def send(self, *command: Argument, deadline: float = 5.0) -> None:
-        """Send one command without awaiting its reply; the next one cannot follow.
+        """Send one command without awaiting its reply; raises as `execute`.
 
-        For commands that occupy the server. Close the connection afterwards.
+        For commands that occupy the server: close the connection instead of sending
+        another one.
         """
-        async with asyncio.timeout(deadline), self._lock:
+        async with self._turn(deadline):
             _, writer = await self._opened()
             writer.write(_packed(command))
             await writer.drain()
@@ -70,20 +75,20 @@ class SideConnection:
         if streams is not None:
             streams[1].transport.abort()
 
-    async def _ask(self, command: tuple[Argument, ...]) -> Reply:
+    @asynccontextmanager
+    async def _turn(self, deadline: float) -> AsyncGenerator[None, None]:
+        """Have the connection for one command; close it if that is interrupted."""
         try:
-            reader, writer = await self._opened()
-            writer.write(_packed(command))
-            reply = await _read(reader)
+            async with asyncio.timeout(deadline), self._lock:
+                try:
+                    yield
+                except BaseException:
+                    self.close()  # its reply would be the next command's
+                    raise
+        except TimeoutError:
+            raise OperationTimeoutError(deadline, sent=True) from None
         except (OSError, EOFError) as error:
-            self.close()
             raise ConnectionLostError("the server is not there") from error
-        except BaseException:
-            self.close()  # its reply would be the next command's
-            raise
-        if isinstance(reply, DataError):
-            raise reply
-        return reply
 
     async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:

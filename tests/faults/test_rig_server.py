@@ -232,6 +232,24 @@ async def test_a_cancelled_start_leaves_nothing(delay):
     assert isinstance(await outcome(use()), TimeoutError)
 
 
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_an_end_that_is_cancelled_too_leaves_nothing(turns):
+    """However impatient its caller; the guard sees no child."""
+    server = LocalServer()
+    await server.__aenter__()
+    folder = folder_of(server)
+    await server.faults.busy(60.0)
+    async with asyncio.TaskGroup() as group:
+        leaving = group.create_task(server.__aexit__(None, None, None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        leaving.cancel()
+
+    assert not folder.exists()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl")
 async def test_a_server_dies_with_its_tests():
     """A kill -9 of the test run leaves no server."""
