@@ -222,7 +222,7 @@ class Adopter:
             log.info(
                 "journal.adopted",
                 journal=folder.name,
-                taken_count=len(taken),
+                entry_count=len(taken),
                 left_count=rest,
             )
         return {
