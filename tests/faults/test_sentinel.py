@@ -16,6 +16,8 @@ from mcp_crew_redis.errors import (
     ConnectionLostError,
     UnavailableError,
 )
+from mcp_crew_redis.testing import FaultProxy
+from tests.integration.core.belfry import PREFIX, put, ringing
 from tests.integration.core.bench import eventually, outcome, wire
 from tests.rig.binaries import find_binary
 from tests.rig.sentinels import MASTER, Sentinel, SentinelSet, free_ports
@@ -41,10 +43,10 @@ def make_set():
     """Give private sets, one after the other at most."""
     sets = []
 
-    def make(kind="valkey"):
+    def make(kind="valkey", **keywords):
         if find_binary(kind) is None:
             pytest.skip(f"no {kind} server on this machine")
-        sets.append(SentinelSet(kind))
+        sets.append(SentinelSet(kind, **keywords))
         return sets[-1].__enter__()
 
     yield make
@@ -57,10 +59,10 @@ def lone_sentinel():
     """Give sentinels that know of no other."""
     started = []
 
-    def make(server, **keywords):
+    def make(monitored, **keywords):
         with free_ports(1) as (port,):
             pass
-        started.append(Sentinel("valkey", port, server.tcp_port, **keywords))
+        started.append(Sentinel("valkey", port, monitored, **keywords))
         started[-1].start()
         return started[-1]
 
@@ -73,8 +75,10 @@ def settings(places, master=MASTER):
     return {"sentinels": SentinelSettings(places=tuple(places), master=master)}
 
 
-def client_of(found, **more):
-    return wire(settings(found.places), options={"client_name": NAME}, **more)
+def client_of(found, options=None):
+    return wire(
+        settings(found.places), options={"client_name": NAME, **(options or {})}
+    )
 
 
 def crew_settings(found):
@@ -187,11 +191,51 @@ async def test_servers_in_place_of_sentinels_are_a_configuration_error(quorum):
             await client.ping()
 
 
+async def test_a_sentinel_with_a_password_is_a_configuration_error(lone_sentinel):
+    """It is not asked for: the answer says so, instead of an endless outage."""
+    with free_ports(1) as (nobody,):
+        pass
+    sentinel = lone_sentinel(nobody, lines=["requirepass secret"])
+
+    async with wire(settings([("127.0.0.1", sentinel.port)])) as client:
+        with pytest.raises(ConfigurationError, match="password") as caught:
+            await client.ping()
+        assert "secret" not in str(caught.value)
+
+
+async def test_the_password_is_the_servers(make_set):
+    """They get it at each dial; the sentinels, who have none, are not shown it."""
+    found = make_set(password="secret")
+    old = found.named()
+    async with client_of(found, options={"password": "secret"}) as client:
+        await client.set("k", "v")
+        found.fail_over()
+        new = await replaced(found, old)
+        await wait_until(lambda: led_here(old) == 0, "the old is left", LEAVING)
+
+        await eventually(lambda: client.set("k", "w"), "a failover with a password")
+        assert new.execute("GET", "k") == b"w"
+
+
+async def test_tls_covers_the_sentinels_and_the_servers(
+    tls_proxy, certificates, lone_sentinel
+):
+    """One authority for both; the certificate names what the sentinel says."""
+    sentinel = lone_sentinel(tls_proxy.port, down_after=3_600_000)
+    context = certificates.server_context()
+    async with FaultProxy(sentinel.unix_socket, tcp=True, tls=context) as door:
+        tls = {"ssl": True, "ssl_ca_certs": certificates.ca_file}
+        places = [("127.0.0.1", door.port)]
+        async with wire(settings(places), options=tls) as client:
+            assert await client.ping()
+            assert await client.pipeline().set("k", "v", ex=60).execute() == [True]
+
+
 async def test_a_replica_called_master_is_not_used(make_server, lone_sentinel):
     """Behind or wrongly configured: nothing is written where it would be refused."""
     master, replica = make_server(tcp=True), make_server(tcp=True)
     replica.execute("REPLICAOF", "127.0.0.1", master.tcp_port)
-    liar = lone_sentinel(replica)
+    liar = lone_sentinel(replica.tcp_port)
     async with wire(settings([("127.0.0.1", liar.port)])) as client:
         error = await outcome(client.set("k", "v"))
 
@@ -202,7 +246,10 @@ async def test_a_replica_called_master_is_not_used(make_server, lone_sentinel):
 async def test_a_sentinel_that_is_behind_leads_nobody_back(make_server, lone_sentinel):
     """Two masters, as after a partition; the newer sentinel dies, the older is left."""
     old, new = make_server(tcp=True), make_server(tcp=True)
-    late, early = lone_sentinel(old, epoch=1), lone_sentinel(new, epoch=2)
+    late, early = (
+        lone_sentinel(old.tcp_port, epoch=1),
+        lone_sentinel(new.tcp_port, epoch=2),
+    )
     places = [("127.0.0.1", late.port), ("127.0.0.1", early.port)]
     async with wire(settings(places), options={"client_name": NAME}) as client:
         await eventually(lambda: at(new, client), "the newer one is believed")
@@ -229,12 +276,38 @@ def outcome_of(failure):
     return failure.make() if isinstance(failure, DialFailedError) else failure
 
 
-def test_a_unix_socket_and_sentinels_exclude_each_other(quorum):
-    """Sentinels name servers by host and port."""
-    with pytest.raises(ConfigurationError, match="REDIS_CREW_UNIX_SOCKET"):
-        CrewSettings(
-            sentinels=quorum.setting, sentinel_master="m", unix_socket="/tmp/s"
-        )
+async def test_connections_outlive_the_sentinels(make_server, lone_sentinel):
+    """They are asked where to go, and are not in the way."""
+    server = make_server(tcp=True)
+    sentinel = lone_sentinel(server.tcp_port)
+    async with wire(settings([("127.0.0.1", sentinel.port)])) as client:
+        await client.ping()
+        watched = client.connection_pool.sentinels._watches[0]
+        sentinel.kill()
+
+        await wait_until(lambda: watched.report.fault is not None, "it is missed")
+        assert await client.ping()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"unix_socket": "/tmp/s"},
+        {"host": "a"},
+        {"port": 6379},
+        {"url": "redis://a"},
+        {"embedded": True},
+        {"cluster": True},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_other_addresses_and_sentinels_exclude_each_other(values):
+    """One setting says where the server is; the error names the other as well."""
+    name = next(iter(values)).upper()
+
+    with pytest.raises(ConfigurationError, match=f"REDIS_CREW_{name}") as caught:
+        CrewSettings(sentinels="a:1", sentinel_master="m", **values)
+    assert "REDIS_CREW_SENTINELS" in str(caught.value)
 
 
 # --- failovers -----------------------------------------------------------------------
@@ -379,6 +452,22 @@ async def heard_once(heard):
     if not await heard():
         raise UnavailableError("not yet")
     return True
+
+
+async def test_the_bell_follows_the_master(make_set):
+    """It says that it was lost, and rings for the new master's keys."""
+    found = make_set()
+    old = found.named()
+    async with ringing(settings(found.places)) as (_, ear, _):
+        found.fail_over()
+        new = await replaced(found, old)
+
+        # The bell paces its dials up to five seconds while there is no master.
+        await wait_until(
+            lambda: ear.told[-2:] == ["lost", "healthy"], "the bell is back", 10.0
+        )
+        put(new, PREFIX + b"{acme}:a")
+        await ear.until_rung(PREFIX + b"{acme}:a")
 
 
 async def test_a_hung_master_that_wakes_is_not_gone_back_to(make_set):

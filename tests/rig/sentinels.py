@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,23 +32,43 @@ def _die_with_parent() -> None:
 
 
 class Sentinel:
-    """One sentinel process: the server's own binary, started with `--sentinel`."""
+    """One sentinel process: the server's own binary, started with `--sentinel`.
+
+    Args:
+        kind: Of which server the binary is.
+        port: Where to listen.
+        monitored: The port of the master.
+        quorum: How many must agree that it is down.
+        epoch: The number of its first configuration.
+        down_after: Milliseconds of silence after which a server is down for it.
+        lines: More of its configuration.
+    """
 
     def __init__(
-        self, kind: str, port: int, monitored: int, *, quorum: int = 1, epoch: int = 0
+        self,
+        kind: str,
+        port: int,
+        monitored: int,
+        *,
+        quorum: int = 1,
+        epoch: int = 0,
+        down_after: int = 400,
+        lines: Sequence[str] = (),
     ) -> None:
         self.kind = kind
         self.port = port
         self.folder = Path(tempfile.mkdtemp(prefix="rig-", dir="/tmp"))
+        self.unix_socket = str(self.folder / "s")
         self._process: subprocess.Popen[bytes] | None = None
         # It writes what it learns into its own configuration, so that is in a file.
         (self.folder / "conf").write_text(
             f"port {port}\nbind 127.0.0.1\ndir {self.folder}\n"
             f"sentinel monitor {MASTER} 127.0.0.1 {monitored} {quorum}\n"
-            f"sentinel down-after-milliseconds {MASTER} 400\n"
+            f"sentinel down-after-milliseconds {MASTER} {down_after}\n"
             f"sentinel failover-timeout {MASTER} 2000\n"
             f"sentinel parallel-syncs {MASTER} 2\n"
             f"sentinel config-epoch {MASTER} {epoch}\n"
+            f"unixsocket {self.unix_socket}\n" + "\n".join(lines) + "\n"
         )
 
     @property
@@ -75,6 +95,8 @@ class Sentinel:
     def _answers(self) -> bool:
         try:
             return bool(self.execute("PING"))
+        except redis.AuthenticationError:
+            return True
         except redis.RedisError:
             return False
 
@@ -135,12 +157,22 @@ class SentinelSet:
         kind: str = "valkey",
         *,
         replicas: int = 1,
-        options: tuple[str, ...] = (),
+        password: str | None = None,
     ) -> None:
         self.kind = kind
+        self._lines: list[str] = []
+        options: list[str] = []
+        if password is not None:  # of the servers; the sentinels themselves have none
+            options = ["--requirepass", password, "--masterauth", password]
+            self._lines = [f"sentinel auth-pass {MASTER} {password}"]
         # Ports are taken while the servers are made: none may get that of another.
         self.servers = [
-            RealServer(kind, "--repl-diskless-sync-delay", "0", *options, tcp=True)
+            RealServer(
+                kind,
+                *("--repl-diskless-sync-delay", "0", *options),
+                tcp=True,
+                password=password,
+            )
             for _ in range(1 + replicas)
         ]
         self.sentinels: list[Sentinel] = []
@@ -169,7 +201,9 @@ class SentinelSet:
         with free_ports(3) as ports:
             numbers = list(ports)
         for port in numbers:
-            sentinel = Sentinel(self.kind, port, first.tcp_port, quorum=2)
+            sentinel = Sentinel(
+                self.kind, port, first.tcp_port, quorum=2, lines=self._lines
+            )
             self._stack.callback(sentinel.close)
             self.sentinels.append(sentinel)
             sentinel.start()
