@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 
-__all__ = ["LOOPBACK", "Addresses", "path_options", "resolve"]
+__all__ = ["LOOPBACK", "Addresses", "is_name", "path_options", "resolve"]
 
 LOOPBACK = ("127.0.0.1", "::1")
 MAX_REMEMBERED = 16  # failed addresses; a name has a handful
@@ -56,19 +56,22 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     """
     if host == "localhost":
         return LOOPBACK
-    if _is_literal(host):
+    if not is_name(host):
         return (host,)
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def _is_literal(host: str) -> bool:
+def is_name(host: str) -> bool:
+    """Whether `host` has to be looked up, and may lead elsewhere tomorrow."""
+    if host in ("", "localhost"):
+        return False
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def path_options() -> dict[int, int]:

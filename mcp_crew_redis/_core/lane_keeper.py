@@ -35,5 +35,8 @@ class LaneKeeper(Protocol):
     ) -> None:
         """The lane is over; every slot has its error."""
 
+    def lane_idle(self, lane: EndedLane) -> None:
+        """Nothing has happened on the lane for a while; it is about to send a PING."""
+
     def lane_measured(self, answered: int, slow: int, *, token: int) -> None:
         """`answered` replies since the last report, of which `slow` were slow."""

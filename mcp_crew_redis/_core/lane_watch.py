@@ -158,6 +158,7 @@ class LaneWatch:
         """
         due = self.heard + self._idle_ping
         if now >= due:
+            self._keeper.lane_idle(self._lane)
             self._lane.ping()  # arms the timer by its write
         else:
             self._arm(due)

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
 
-from mcp_crew_redis._core.addresses import Addresses
 from mcp_crew_redis._core.admission import Admission
 from mcp_crew_redis._core.backoff import RetryBudget
 from mcp_crew_redis._core.breaker import (
@@ -25,6 +24,7 @@ from mcp_crew_redis._core.breaker import (
     CircuitState,
 )
 from mcp_crew_redis._core.connector import Connector
+from mcp_crew_redis._core.destination import Destination
 from mcp_crew_redis._core.dialling import DialFailedError, Dialler, Greeting
 from mcp_crew_redis._core.lane import PING, Lane
 from mcp_crew_redis._core.lane_keeper import EndedLane
@@ -100,9 +100,8 @@ class Node:
         self._pid = 0  # of the process that dialled
         self._next_retirement = 0.0
         self._owner = TaskOwner("wire")
-        self._addresses = Addresses()
-        self._make_connection = make_connection
-        self._dialler = Dialler(self._make, settings)
+        self._destination = Destination(make_connection, self._owner, clock)
+        self._dialler = Dialler(self._destination.make, settings)
         self._staff(random)
         self.interactive = self._new_lane("interactive")
         self.bulk = self._new_lane("bulk", is_bulk=True)
@@ -133,12 +132,6 @@ class Node:
         return self.greeting
 
     # --- dialling -------------------------------------------------------------------
-
-    def _make(self) -> Any:
-        """Make a connection that knows which of the host's addresses failed."""
-        connection: Any = self._make_connection()
-        connection.addresses = self._addresses
-        return connection
 
     async def _dial(self, is_bulk: bool) -> None:  # noqa: FBT001 - the connector's
         self._pid = os.getpid()
@@ -204,6 +197,12 @@ class Node:
         log.warning("wire.lane_silent", lane=lane.name, node=self.address, count=count)
         self.breaker.trip(token, "silence")
 
+    def lane_idle(self, lane: EndedLane) -> None:
+        """Make sure, now and then, that an idle lane's name still leads there."""
+        for own in (self.interactive, self.bulk):
+            if own is lane:
+                self._destination.lane_idle(own)
+
     def lane_measured(self, answered: int, slow: int, *, token: int) -> None:
         """Count successes."""
         self.breaker.record_success(token, answered, slow)
@@ -219,7 +218,7 @@ class Node:
             return
         log.info("wire.lane_lost", lane=lane.name, node=self.address, cause=cause)
         if unanswered:
-            self._addresses.failed(lane.peer)
+            self._destination.addresses.failed(lane.peer)
             self.give_up(lane.client_id, lane.run_id)
         if unanswered or cause == GARBAGE:
             self.breaker.record_failure(token, cause)
@@ -235,7 +234,7 @@ class Node:
             return
         self._next_retirement = now + RETIRE_PAUSE
         for lane in (self.interactive, self.bulk):
-            self._addresses.failed(lane.peer)
+            self._destination.addresses.failed(lane.peer)
             lane.end(cause)
 
     # --- the circuit ------------------------------------------------------------------

@@ -24,6 +24,7 @@ from mcp_crew_redis.errors import (
     OperationTimeoutError,
     UnavailableError,
 )
+from mcp_crew_redis.testing import ManualClock
 from tests.faults.table_parts import KINDS, is_closed, is_open
 from tests.integration.core.bench import eventually, outcome, wire
 from tests.rig.servers import RealServer
@@ -69,12 +70,14 @@ class NamingLoop(asyncio.SelectorEventLoop):
 def run_by_name(
     server: RealServer,
     test: Callable[[NamingLoop, PipelinedRedis], Awaitable[None]],
+    clock: ManualClock | None = None,
     **limits: float,
 ) -> None:
     """Run `test` with a client of `NAME` at the server's port, on its own loop."""
 
     async def run() -> None:
-        async with wire({**server.tcp_kwargs, "host": NAME}, **limits) as client:
+        where = {**server.tcp_kwargs, "host": NAME, "clock": clock}
+        async with wire(where, **limits) as client:
             await test(loop, client)
 
     loop = NamingLoop()
@@ -157,6 +160,28 @@ def test_name_leads_away_from_a_server_that_became_a_replica(there):
             await wait_until(is_called, "the other address is dialled")
 
         run_by_name(there, test)
+
+
+def test_name_that_leads_elsewhere_is_noticed_by_an_idle_lane(there):
+    """Every half minute without traffic; the old server may live on for ever."""
+    clock = ManualClock()
+
+    async def test(loop: NamingLoop, client: PipelinedRedis) -> None:
+        loop.addresses = ["127.0.0.1"]
+        await client.ping()
+        asked, lane = loop.asked, client.node.interactive
+        loop.addresses = ["127.0.0.2"]
+        await wait_until(
+            lambda: client.statistics().interactive.answered > 3, "it has idled"
+        )
+        assert loop.asked == asked  # not yet
+        await clock.advance(30.0)
+        await wait_until(lambda: not lane.is_alive, "the lane is left")
+        assert loop.asked == asked + 1
+        assert client.statistics().circuit.hard == 0
+        assert client.statistics().strays == 0
+
+    run_by_name(there, test, clock=clock, idle_ping=0.02)
 
 
 def test_name_with_endless_addresses_is_remembered_within_bounds():
