@@ -100,14 +100,16 @@ class Node:
         self._pid = 0  # of the process that dialled
         self._next_retirement = 0.0
         self._owner = TaskOwner("wire")
-        self._destination = Destination(make_connection, self._owner, clock)
-        self._dialler = Dialler(self._destination.make, settings)
-        self._staff(random)
+        self._staff(make_connection, random)
         self.interactive = self._new_lane("interactive")
         self.bulk = self._new_lane("bulk", is_bulk=True)
 
-    def _staff(self, random: Random) -> None:
+    def _staff(
+        self, make_connection: Callable[[], AbstractConnection], random: Random
+    ) -> None:
         """Hire those who dial, settle, probe and admit."""
+        self._destination = Destination(make_connection, self._owner, self.clock)
+        self._dialler = Dialler(self._destination.make, self.settings)
         self.connector = Connector(
             self._dial,
             owner=self._owner,
