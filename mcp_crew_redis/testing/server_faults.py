@@ -144,7 +144,6 @@ class ServerFaults:
 
     async def aclose(self) -> None:
         """Forget the faults, without a word to the server: it is gone or well."""
-        await self._owner.aclose()
         self._before.clear()
         self._paused_until = 0.0
         if self._occupied is not None:
@@ -153,6 +152,7 @@ class ServerFaults:
         if self._snapshot.is_dir():
             self._snapshot.rmdir()
         self._snapshot.unlink(missing_ok=True)
+        await self._owner.aclose()  # last: whoever is cancelled here has done the rest
 
     async def _occupy(self, *command: str | int) -> None:
         """Send a command that the server is busy with; nobody awaits its reply."""

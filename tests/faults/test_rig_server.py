@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -259,6 +260,7 @@ async def test_a_server_dies_with_its_tests():
     try:
         with os.fdopen(read) as lines:
             pid = int(lines.readline())
+            folder = Path(lines.readline().strip()).parent
             assert lines.readline() == "paused\n"
         assert is_alive(pid)
     finally:
@@ -266,6 +268,7 @@ async def test_a_server_dies_with_its_tests():
     await wait_until(lambda: os.waitpid(starter, os.WNOHANG)[0] != 0, "it is dead")
 
     await wait_until(lambda: not is_alive(pid), "the server has died too")
+    shutil.rmtree(folder)  # nobody was left to do it
 
 
 def spawn_starter(output):
@@ -275,7 +278,7 @@ def spawn_starter(output):
         "from mcp_crew_redis.testing import LocalServer\n"
         "async def main():\n"
         "    async with LocalServer() as server:\n"
-        "        print(server.pid, flush=True)\n"
+        "        print(server.pid, server.unix_socket, sep='\\n', flush=True)\n"
         "        await server.pause()\n"
         "        print('paused', flush=True)\n"
         "        await asyncio.sleep(60)\n"

@@ -13,6 +13,7 @@ from mcp_crew_redis.errors import CircuitOpenError, RefusedError, UnavailableErr
 from tests.faults.answers import (
     IN_TIME,
     KINDS,
+    PATIENT,
     calls_of,
     hard_failures,
     server_of,
@@ -77,7 +78,7 @@ async def open_circuit(port):
 @pytest.mark.parametrize(("fault", "code"), REFUSING_WRITES)
 async def test_a_refused_write_is_a_typed_error_in_bounded_time(local, fault, code):
     """Asked again, refused again, told with the server's own word; never executed."""
-    async with wired(local) as port:
+    async with wired(local, command_timeout=PATIENT) as port:
         await fault(local)
 
         answer = await timed(port.send("INCR", "n"))
@@ -93,7 +94,7 @@ async def test_a_refused_write_is_a_typed_error_in_bounded_time(local, fault, co
 @pytest.mark.parametrize(("fault", "code"), OUT_OF_SERVICE)
 async def test_reads_are_refused_in_the_same_way(local, fault, code):
     """What does not serve does not serve anybody."""
-    async with wired(local) as port:
+    async with wired(local, command_timeout=PATIENT) as port:
         await fault(local)
 
         answer = await timed(port.send("GET", "k"))

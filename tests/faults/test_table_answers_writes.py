@@ -15,6 +15,7 @@ from mcp_crew_redis.errors import ConfigurationError, RefusedError
 from tests.faults.answers import (
     IN_TIME,
     KINDS,
+    PATIENT,
     calls_of,
     hard_failures,
     server_of,
@@ -58,7 +59,7 @@ REFUSING = [
 @pytest.mark.parametrize(("fault", "code"), REFUSING)
 async def test_a_refused_write_is_a_typed_error_in_bounded_time(local, fault, code):
     """The server's own word, and nothing was executed."""
-    async with wired(local) as port:
+    async with wired(local, command_timeout=PATIENT) as port:
         await fault(local)
 
         answer = await timed(port.send("INCR", "n"))
