@@ -99,7 +99,6 @@ class Node:
         self.is_closed = self.is_gated = False
         self._pid = 0  # of the process that dialled
         self._next_retirement = 0.0
-        self._owner = TaskOwner("wire")
         self._staff(make_connection, random)
         self.interactive = self._new_lane("interactive")
         self.bulk = self._new_lane("bulk", is_bulk=True)
@@ -108,6 +107,7 @@ class Node:
         self, make_connection: Callable[[], AbstractConnection], random: Random
     ) -> None:
         """Hire those who dial, settle, probe and admit."""
+        self._owner = TaskOwner("wire")
         self._destination = Destination(make_connection, self._owner, self.clock)
         self._dialler = Dialler(self._destination.make, self.settings)
         self.connector = Connector(
