@@ -52,7 +52,7 @@ class Sentinel:
         *,
         quorum: int = 1,
         epoch: int = 0,
-        down_after: int = 400,
+        down_after: int = 600,
         lines: Sequence[str] = (),
     ) -> None:
         self.kind = kind
