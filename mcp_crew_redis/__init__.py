@@ -50,7 +50,12 @@ if TYPE_CHECKING:
     from mcp_crew_redis.health import HealthReport as HealthReport
     from mcp_crew_redis.lifecycle import Service as Service
     from mcp_crew_redis.settings import CrewSettings as CrewSettings
+    from mcp_crew_redis.store.conflicts import Conflict as Conflict
+    from mcp_crew_redis.store.conflicts import Merged as Merged
     from mcp_crew_redis.store.entry import Entry as Entry
+    from mcp_crew_redis.store.journal_view import JournalStatistics as JournalStatistics
+    from mcp_crew_redis.store.journal_view import JournalView as JournalView
+    from mcp_crew_redis.store.journal_view import Unresolved as Unresolved
     from mcp_crew_redis.store.manager import RedisManager as RedisManager
     from mcp_crew_redis.tenant import Tenant as Tenant
     from mcp_crew_redis.types import DataType as DataType
@@ -71,7 +76,9 @@ _HOMES = {
     "health": ("ComponentHealth", "HealthReport"),
     "lifecycle": ("Service",),
     "settings": ("CrewSettings",),
+    "store.conflicts": ("Conflict", "Merged"),
     "store.entry": ("Entry",),
+    "store.journal_view": ("JournalStatistics", "JournalView", "Unresolved"),
     "store.manager": ("RedisManager",),
     "tenant": ("Tenant",),
     "types": (
@@ -122,6 +129,7 @@ __all__ = [
     "CodecError",
     "ComponentHealth",
     "ConfigurationError",
+    "Conflict",
     "ConflictError",
     "ConnectionLostError",
     "CrewRedis",
@@ -139,8 +147,11 @@ __all__ = [
     "InvalidIdentifierError",
     "InvalidTenantError",
     "InvalidTtlError",
+    "JournalStatistics",
+    "JournalView",
     "KnowledgeType",
     "LifecycleError",
+    "Merged",
     "OperationTimeoutError",
     "OutcomeUnknownError",
     "OverloadedError",
@@ -159,6 +170,7 @@ __all__ = [
     "Tenant",
     "UnavailableError",
     "UnknownTaskError",
+    "Unresolved",
     "ValueTooLargeError",
     "WireSettings",
     "WriteOutcome",

@@ -113,15 +113,15 @@ class Tenant:
 
     def exists(self, data_type: DataType, identifier: str) -> Waiting[bool]:
         """Return whether there is such a value or counter."""
-        return self._values.exists(self._keys, data_type, identifier)
+        return self._store.lifetimes.exists(self._keys, data_type, identifier)
 
     def ttl(self, data_type: DataType, identifier: str) -> Waiting[float | None]:
         """Return the seconds a value or counter has left; None when there is none."""
-        return self._values.ttl(self._keys, data_type, identifier)
+        return self._store.lifetimes.ttl(self._keys, data_type, identifier)
 
     def expire(self, data_type: DataType, identifier: str, ttl: float) -> Waiting[bool]:
         """Give what there is another time to live, in seconds; False for nothing."""
-        return self._values.expire(self._keys, data_type, identifier, ttl)
+        return self._store.lifetimes.expire(self._keys, data_type, identifier, ttl)
 
     # --- many values ------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from mcp_crew_redis._core.bell import Bell
 from mcp_crew_redis._core.breaker import CircuitState
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
+from mcp_crew_redis.crew.state import TenantState
 from mcp_crew_redis.errors import ConfigurationError, UnavailableError
 from mcp_crew_redis.health import ComponentHealth, HealthReport
 from mcp_crew_redis.lifecycle import ServiceState, ServiceStatus
@@ -120,8 +121,7 @@ async def report(
     redis: ComponentHealth,
     *,
     embedded: EmbeddedServer | None,
-    bell: Bell | None,
-    journal: JournalView | None,
+    offer: TenantState | None,
     statuses: Sequence[ServiceStatus],
 ) -> HealthReport:
     """Put the report together."""
@@ -129,8 +129,9 @@ async def report(
     components = [loop, redis]
     if embedded is not None:
         components.append(embedded_health(embedded))
-    if journal is not None:
-        components.append(journal_health(journal))
+    bell = None if offer is None else offer.bell
+    if offer is not None:
+        components.append(journal_health(offer.journal))
     components += [
         bell_health(bell, status)
         if bell is not None and status.name == bell.name

@@ -7,9 +7,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from random import Random
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from anyio import CancelScope
 
@@ -17,15 +16,14 @@ from mcp_crew_redis._core.bell import Bell
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
 from mcp_crew_redis._wire.keys import KeySpace
-from mcp_crew_redis._wire.ttl import TtlPolicy
 from mcp_crew_redis.crew import checkup, parts
-from mcp_crew_redis.crew.state import TenantState, make_store
+from mcp_crew_redis.crew.spec import ServiceSpec
+from mcp_crew_redis.crew.state import TenantState, open_state
 from mcp_crew_redis.errors import LifecycleError
 from mcp_crew_redis.health import HealthReport
 from mcp_crew_redis.lifecycle import (
     Caller,
     Lifecycle,
-    Service,
     ServiceState,
     StopSignals,
     held,
@@ -37,19 +35,11 @@ from mcp_crew_redis.store.journal_view import JournalView
 from mcp_crew_redis.store.manager import RedisManager
 from mcp_crew_redis.tenant import Tenant
 
-__all__ = ["CrewRedis", "ServiceSpec"]
+__all__ = ["CrewRedis"]
 
 log = get_logger(__name__)
 
 OUTSIDE = "the crew is not running: use it inside `async with crew:`"
-
-
-class ServiceSpec(Protocol):
-    """A service declared as data, such as a worker; built anew for each run."""
-
-    def build(self, crew: CrewRedis, /) -> Service:
-        """Return the service. Called once `crew.redis` exists; must not block."""
-        ...
 
 
 class CrewRedis:
@@ -79,8 +69,7 @@ class CrewRedis:
     ) -> None:
         self._merge = merge
         self._settings = CrewSettings() if settings is None else settings
-        parts.refuse_what_is_not_built(self._settings)
-        TtlPolicy(self._settings.values.ttl, random=Random())  # noqa: S311 - a check
+        parts.check(self._settings)
         self._embedded = self._settings.embedded_server
         self._specs = tuple(services)
         self._running: AbstractAsyncContextManager[None] | None = None
@@ -180,15 +169,13 @@ class CrewRedis:
 
         Never raises for what it reports on, and may be asked in any state.
         """
-        lifecycle, state = self._lifecycle, self._state
         patience = self._settings.wire.command_timeout
         return await checkup.report(
             self.state,
             await checkup.redis_health(self._client, patience),
             embedded=self._server,
-            bell=None if state is None else state.bell,
-            journal=None if state is None else state.journal,
-            statuses=() if lifecycle is None else lifecycle.statuses(),
+            offer=self._state,
+            statuses=() if self._lifecycle is None else self._lifecycle.statuses(),
         )
 
     async def run_until_stopped(self) -> None:
@@ -216,16 +203,16 @@ class CrewRedis:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[dict[str, Self]]:
         """Run for the length of an ASGI application or an MCP server.
 
-        `Starlette(lifespan=crew.lifespan)` offers it as `request.state.crew`, an MCP
-        server as `ctx.request_context.lifespan_context["crew"]`.
+        Starlette offers it as `request.state.crew`, an MCP server as
+        `ctx.request_context.lifespan_context["crew"]`.
         """
         async with self:
             yield {"crew": self}
 
     def __repr__(self) -> str:
         address = "embedded" if self._embedded.is_wanted else self._settings.endpoint
-        circuit = self._client.circuit_state.value if self._client else "none"
         statuses = self._lifecycle.statuses() if self._lifecycle else ()
+        circuit = self._client.circuit_state.value if self._client else "none"
         names = ", ".join(f"{each.name}: {each.state}" for each in statuses)
         return f"<CrewRedis {self.state} {address}, circuit {circuit} [{names}]>"
 
@@ -288,13 +275,9 @@ class CrewRedis:
             self._server = await stack.enter_async_context(server)
         self._client = parts.make_client(self._settings, self._server)
         stack.push_async_callback(parts.close, self._client)
-        journal = await parts.open_journal(self._settings, self._client, stack)
-        store = make_store(
-            self._settings, self._client, journal=journal, merge=self._merge
+        self._state = await open_state(
+            self._settings, self._client, stack, merge=self._merge
         )
-        self._state = TenantState(store, self._client)
-        stack.push_async_callback(store.aclose)
-        store.sync.kick()
         is_strict = self._embedded.is_wanted or self._settings.start == "strict"
         await parts.dial(self._client, self._settings, is_strict=is_strict)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from random import Random
 from typing import Any
 
 from anyio import move_on_after
@@ -13,7 +13,7 @@ from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
 from mcp_crew_redis._core.topology import SentinelSettings
 from mcp_crew_redis._core.wire_settings import WireSettings
-from mcp_crew_redis.clock import SystemClock
+from mcp_crew_redis._wire.ttl import TtlPolicy
 from mcp_crew_redis.errors import (
     ConfigurationError,
     ConnectionLostError,
@@ -26,20 +26,28 @@ from mcp_crew_redis.settings import (
     TlsSection,
     TopologySection,
 )
-from mcp_crew_redis.store.journal.files import JournalFiles
-from mcp_crew_redis.store.journal.journal import Journal
 
 __all__ = [
+    "check",
     "close",
     "dial",
     "make_client",
-    "open_journal",
     "refuse_what_is_not_built",
 ]
 
 log = get_logger(__name__)
 
 CLOSE_TIMEOUT = 5.0  # seconds for the client's connections to close
+
+
+def check(settings: CrewSettings) -> None:
+    """Refuse settings that cannot be used, before anything is made of them.
+
+    Raises:
+        ConfigurationError: Names each variable.
+    """
+    refuse_what_is_not_built(settings)
+    TtlPolicy(settings.values.ttl, random=Random())  # noqa: S311 - nothing is drawn
 
 
 def refuse_what_is_not_built(settings: CrewSettings) -> None:
@@ -147,31 +155,3 @@ async def close(client: PipelinedRedis) -> None:
         await client.aclose()
     if scope.cancelled_caught:
         log.error("crew.close_timed_out", timeout=CLOSE_TIMEOUT)
-
-
-async def open_journal(
-    settings: CrewSettings, client: PipelinedRedis, stack: AsyncExitStack
-) -> Journal:
-    """Open the journal, with all that processes before this one have left behind.
-
-    Its files are closed with the stack.
-
-    Raises:
-        ConfigurationError: REDIS_CREW_JOURNAL_DIR cannot be used.
-    """
-    section = settings.journal
-    journal = Journal()
-    if section.directory is None:
-        return journal
-    files = JournalFiles(
-        section.directory,
-        target=f"{settings.values.prefix} {client.node.address} {settings.endpoint.db}",
-        fsync=section.fsync,
-        live=journal.live,
-        clock=SystemClock(),
-    )
-    files.open()
-    stack.callback(files.close)
-    journal.keeper = files
-    files.adopt(journal.adopt)
-    return journal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from random import Random
 from typing import Final
 
@@ -16,6 +17,7 @@ from mcp_crew_redis.clock import SystemClock
 from mcp_crew_redis.settings import CrewSettings
 from mcp_crew_redis.store.conflicts import MergeConflict
 from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.journal.files import JournalFiles
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.journal_view import JournalView
 from mcp_crew_redis.store.manager import RedisManager
@@ -23,7 +25,7 @@ from mcp_crew_redis.store.stamps import StampSource
 from mcp_crew_redis.store.store import Store
 from mcp_crew_redis.tenant import Tenant
 
-__all__ = ["TenantState", "make_store"]
+__all__ = ["TenantState", "make_store", "open_state"]
 
 MAX_TENANTS_KEPT: Final = 4_096
 
@@ -52,6 +54,43 @@ def make_store(
         replay_window=settings.journal.replay_window,
         merge=merge,
     )
+
+
+async def open_state(
+    settings: CrewSettings,
+    client: PipelinedRedis,
+    stack: AsyncExitStack,
+    *,
+    merge: MergeConflict | None = None,
+) -> TenantState:
+    """Make the store, with all that processes before this one have left behind.
+
+    The stack closes it: what waits is synchronised if that is quickly done.
+
+    Raises:
+        ConfigurationError: REDIS_CREW_JOURNAL_DIR cannot be used.
+    """
+    journal, section = Journal(), settings.journal
+    if section.directory is None:
+        store = make_store(settings, client, journal=journal, merge=merge)
+    else:
+        files = JournalFiles(
+            section.directory,
+            target=f"{settings.values.prefix} {client.node.address}"
+            f" {settings.endpoint.db}",
+            fsync=section.fsync,
+            live=journal.live,
+            clock=SystemClock(),
+        )
+        files.open()
+        stack.callback(files.close)
+        journal.keeper = files
+        store = make_store(settings, client, journal=journal, merge=merge)
+        store.sync.adopt = lambda: files.adopt(journal.adopt).taken_count
+        store.sync.adopt()
+    stack.push_async_callback(store.aclose)
+    store.sync.kick()
+    return TenantState(store, client)
 
 
 class TenantState:

@@ -1,15 +1,22 @@
-"""Conflicts: what was written here in an outage, and elsewhere since."""
+"""What becomes of what waited; conflicts: written here, and elsewhere since."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from mcp_crew_redis.types import DataType
 
-__all__ = ["MAX_CONFLICTS", "Conflict", "ConflictLog", "MergeConflict", "Merged"]
+__all__ = [
+    "MAX_CONFLICTS",
+    "Conflict",
+    "ConflictLog",
+    "MergeConflict",
+    "Merged",
+    "SyncStatistics",
+]
 
 MAX_CONFLICTS: Final = 1_000
 """Conflicts remembered; the oldest goes first."""
@@ -59,6 +66,33 @@ class Merged:
 
 MergeConflict = Callable[[Conflict], Merged | Awaitable[Merged | None] | None]
 """Decides a conflict: `Merged(value)` is written, None leaves what stands in Redis."""
+
+
+@dataclass(slots=True)
+class SyncStatistics:
+    """What became of entries, since the beginning.
+
+    Attributes:
+        applied: Written into Redis.
+        duplicates: Found there already: only the answer had been lost.
+        superseded: Perhaps written before, and replaced by a newer write since.
+        conflicts: A newer write of somebody else stands, and was kept.
+        merged: Likewise, and the merge callback's value was written.
+        expired: Over before Redis came back.
+        purged: Of a tenant that was purged since.
+    """
+
+    applied: int = 0
+    duplicates: int = 0
+    superseded: int = 0
+    conflicts: int = 0
+    merged: int = 0
+    expired: int = 0
+    purged: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return it as plain data."""
+        return asdict(self)
 
 
 class ConflictLog:

@@ -82,8 +82,12 @@ class CounterLedger:
 
     # --- writing ----------------------------------------------------------------------
 
-    def keep_batch(self, tally: Tally, batch: Batch, writer: str) -> None:
+    def keep_batch(
+        self, tally: Tally, batch: Batch, writer: str, *, is_first: bool = False
+    ) -> None:
         """Accept a batch that Redis did not answer for, and tell its callers.
+
+        With `is_first`, before what waits already: it has a lower number.
 
         Raises:
             FallbackFullError: The journal is full.
@@ -96,6 +100,8 @@ class CounterLedger:
             delta.is_frozen = batch.is_uncertain
             delta.frozen_us = now_us if batch.is_uncertain else 0
             self._journal.add(delta)
+            if is_first:
+                self.deltas[tally.key].rotate(1)
         value = before or 0
         for call in batch.calls:
             value += call.amount
@@ -109,10 +115,8 @@ class CounterLedger:
         Raises:
             FallbackFullError: The journal is full.
         """
-        held = self._journal.open_delta(tally.key, writer)
-        sequence = number() if held is None else held.sequence
         if call.amount:
-            delta = self._delta(tally, writer, sequence, call.amount)
+            delta = self._delta(tally, writer, number(), call.amount)
             delta.ttl_ms = call.ttl_ms
             self._journal.add(delta)
         call.defer(self.estimate(tally.key) or 0)

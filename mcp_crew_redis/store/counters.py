@@ -18,31 +18,25 @@ from typing import Final
 from mcp_crew_redis._core.courier import Passage
 from mcp_crew_redis._wire.keys import MetaKey, TenantKeys
 from mcp_crew_redis.errors import (
-    ConnectionLostError,
-    FallbackFullError,
     InvalidTtlError,
     OutcomeUnknownError,
     UnavailableError,
 )
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.context import StoreContext
-from mcp_crew_redis.store.counter_ledger import CounterLedger
 from mcp_crew_redis.store.counting import (
     DONE,
     Added,
     check_amount,
     check_writer,
-    fresh,
     is_too_old,
     may_have_happened,
     no_counter,
     settle,
     settle_all,
+    settle_failed,
 )
-from mcp_crew_redis.store.entry import Entry
-from mcp_crew_redis.store.fallback import is_away
-from mcp_crew_redis.store.journal.entries import Delta
-from mcp_crew_redis.store.tally import NOBODY, SYNC, Batch, Call, Tally
+from mcp_crew_redis.store.tally import NOBODY, Batch, Call, Tally
 from mcp_crew_redis.types import DataType
 
 __all__ = ["Counters"]
@@ -69,20 +63,13 @@ class Counters:
         writer_id: 1 to 64 of `A-Z a-z 0-9 . _ -`, unique to this object: a second one
             under the same name would be taken for a repetition of the first. A forked
             child appends its process id.
-        ledger: Takes what Redis does not answer for; None to raise instead.
 
     Raises:
         DataError: `writer_id` is not one.
     """
 
-    def __init__(
-        self,
-        context: StoreContext,
-        writer_id: str,
-        ledger: CounterLedger | None = None,
-    ) -> None:
+    def __init__(self, context: StoreContext, writer_id: str) -> None:
         check_writer(writer_id)
-        self._ledger = ledger
         self._run = context.port.run
         self._send_command = context.port.send
         self._clock = context.clock
@@ -91,19 +78,16 @@ class Counters:
         self._writer = writer_id
         self._pid = os.getpid()
         self._number = count(1).__next__
-        self._keys = context.keys
         self._tallies: dict[bytes, Tally] = {}
         self._uncertain: dict[bytes, None] = {}
 
     def __repr__(self) -> str:
-        return (
-            f"<Counters {self._writer}: {len(self._tallies)} at work, "
-            f"{len(self._uncertain)} uncertain>"
-        )
+        figures = f"{len(self._tallies)} at work, {len(self._uncertain)} uncertain"
+        return f"<Counters {self._writer}: {figures}>"
 
     @property
     def uncertain_count(self) -> int:
-        """Counters whose last batch is neither known to be added nor to be lost."""
+        """Counters whose last batch is neither known as added nor as lost."""
         return len(self._uncertain)
 
     # --- operations -------------------------------------------------------------------
@@ -116,8 +100,7 @@ class Counters:
         Callers of one process that come while an increment of the same counter is
         under way share the next one; each gets its own value, in order of arrival.
 
-        Cancellation: before its batch was sent, nothing is added; afterwards it stays
-        added. The other callers are not affected.
+        Cancelled before its batch was sent, nothing is added; afterwards it stays.
 
         Args:
             keys: The tenant's.
@@ -139,8 +122,6 @@ class Counters:
             raise InvalidTtlError("ttl_ms must be at least 1")
         tally = self._tally(keys, identifier)
         call = Call(amount, ttl_ms)
-        if self._is_waiting(tally):
-            return await self.defer(keys, identifier, amount, ttl_ms)
         tally.waiting[call] = None
         try:
             if tally.driver is not None:
@@ -158,53 +139,9 @@ class Counters:
         if isinstance(outcome, Exception):
             raise outcome
         assert outcome is not None
-        if call.is_deferred and self._ledger is not None:
-            await self._ledger.committed()
+        if call.is_deferred:
+            await self._committed()
         return outcome
-
-    async def defer(
-        self, keys: TenantKeys, identifier: str, amount: int, ttl_ms: int
-    ) -> int:
-        """Have the journal add `amount` when it can, and return the value as believed.
-
-        Raises:
-            FallbackFullError: The journal is full.
-            UnavailableError: Nothing is to be added and nothing is known.
-        """
-        assert self._ledger is not None
-        tally = self._tally(keys, identifier)
-        call = Call(amount, ttl_ms)
-        if not amount and self._ledger.estimate(tally.key) is None:
-            raise ConnectionLostError(
-                "Redis is away, and the counter is not known here"
-            )
-        self._ledger.keep_call(tally, call, self._writer, self._number)
-        if tally.driver is None and not tally.waiting and tally.batch is None:
-            self._tallies.pop(tally.key, None)
-        await self._ledger.committed()
-        assert isinstance(call.outcome, int)
-        return call.outcome
-
-    async def entry(self, keys: TenantKeys, identifier: str) -> Entry[object] | None:
-        """Return the counter's value and where it was read; None if there is none.
-
-        Raises:
-            UnavailableError: Redis did not answer, and nothing waits for it here.
-        """
-        key = keys.key(DataType.COUNTER, identifier)
-        if self._ledger is not None and key in self._ledger.deltas:
-            return self._ledger.entry(key)
-        value = await self.read(keys, identifier)
-        if value is None:
-            return None
-        return Entry(
-            value=value,
-            source="redis",
-            age=0.0,
-            is_stale=False,
-            stamp=self._now_us(),
-            expires_at=None,
-        )
 
     async def read(self, keys: TenantKeys, identifier: str) -> int | None:
         """Return the counter's value, None if there is none.
@@ -227,65 +164,17 @@ class Counters:
         """
         if key in self._uncertain:
             del self._uncertain[key], self._tallies[key]
-        if self._ledger is not None:
-            self._ledger.forget(key)
 
-    # --- synchronisation --------------------------------------------------------------
+    # What a fallback may do otherwise.
+    def _added(self, tally: Tally, batch: Batch, value: int) -> None:
+        """Take note that a batch was added, and of the value after it."""
 
-    def hold(self, key: bytes) -> bool:
-        """Have callers of a counter wait: what the journal holds of it is being sent.
+    def _keeps(self, tally: Tally, batch: Batch, error: UnavailableError) -> bool:  # noqa: ARG002 - for overriders
+        """Settle a batch that Redis did not answer for; False to tell its callers."""
+        return False
 
-        Returns:
-            Whether they do, until `release`; not while a batch of theirs is under way.
-        """
-        tally = self._tallies.get(key)
-        if tally is None:
-            parsed = self._keys.parse(key)
-            assert parsed is not None, "a key that this layer did not build"
-            tally = self._tally(self._keys.tenant(parsed.tenant), parsed.identifier)
-        elif tally.driver is not None or tally.batch is not None:
-            return False
-        tally.driver = SYNC
-        return True
-
-    def release(self, key: bytes) -> None:
-        """Let callers of a counter go on, or into the journal if it still holds any."""
-        tally = self._tallies.get(key)
-        if tally is None or tally.driver is not SYNC:
-            return
-        tally.driver = None
-        if self._is_waiting(tally):
-            self._defer_waiting(tally)
-        self._hand_over(tally)
-
-    def call(self, delta: Delta, floor: bytes) -> Command:
-        """Return the script that adds a delta, once however often it is run."""
-        numbers = (delta.sequence, delta.amount, delta.ttl_ms, delta.made_us)
-        return SCRIPT, (delta.key, floor), (delta.writer, *numbers)
-
-    def landed(self, delta: Delta, value: int, floor: bytes) -> None:
-        """Take note that a delta was added and what came of it."""
-        assert self._ledger is not None
-        self._ledger.added(delta.key, value, self.call(delta, floor))
-
-    def _is_waiting(self, tally: Tally) -> bool:
-        """Whether callers have to go behind what the journal holds."""
-        ledger = self._ledger
-        return (
-            ledger is not None
-            and tally.key in ledger.deltas
-            and tally.driver is not SYNC
-        )
-
-    def _defer_waiting(self, tally: Tally) -> None:
-        """Send all who wait into the journal."""
-        assert self._ledger is not None
-        waiting, tally.waiting = tally.waiting, {}
-        for call in waiting:
-            try:
-                self._ledger.keep_call(tally, call, self._writer, self._number)
-            except UnavailableError as error:
-                call.settle(fresh(error))
+    async def _committed(self) -> None:
+        """Return when what was kept is as safe as was asked for."""
 
     # --- who sends --------------------------------------------------------------------
 
@@ -351,9 +240,8 @@ class Counters:
             else:
                 tally.batch = None
                 settle(tally, batch, reply)
-                if self._ledger is not None and reply[0] in DONE:
-                    command = self._command(tally, batch)
-                    self._ledger.added(tally.key, int(reply[1]), command)
+                if reply[0] in DONE:
+                    self._added(tally, batch, int(reply[1]))
             tally.is_shared = tally.is_shared or len(batch.calls) > 1
 
     # --- batches ----------------------------------------------------------------------
@@ -402,34 +290,11 @@ class Counters:
         return reply
 
     def _command(self, tally: Tally, batch: Batch) -> Command:
-        numbers = (batch.sequence, batch.delta, batch.ttl_ms, batch.made_us)
+        numbers = batch.sequence, batch.delta, batch.ttl_ms, batch.made_us
         return SCRIPT, (tally.key, tally.floor), (self._writer, *numbers)
 
     def _fail(self, tally: Tally, batch: Batch, error: UnavailableError) -> None:
-        """Tell everybody; nobody waits for a second timeout."""
-        if self._ledger is not None and is_away(error):
-            try:
-                self._ledger.keep_batch(tally, batch, self._writer)
-            except FallbackFullError as full:
-                if not batch.is_uncertain:
-                    error = full
-            else:
-                tally.batch = None
-                self._defer_waiting(tally)
-                return
-        unsent = error
-        if batch.is_uncertain:
-            if not may_have_happened(error):
-                unknown = OutcomeUnknownError("an increment was sent and not answered")
-                unknown.__cause__ = error
-                settle_all(batch, unknown)
-            else:
-                settle_all(batch, error)
-                unsent = ConnectionLostError("Redis did not answer; nothing was sent")
-                unsent.__cause__ = error
-        else:
+        if self._keeps(tally, batch, error):
             tally.batch = None
-            settle_all(batch, error)
-        waiting, tally.waiting = tally.waiting, {}
-        for call in waiting:
-            call.settle(fresh(unsent))
+        else:
+            settle_failed(tally, batch, error)

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from mcp_crew_redis.errors import (
     ConflictError,
+    ConnectionLostError,
     CrewRedisError,
     DataError,
     OperationTimeoutError,
@@ -36,6 +37,7 @@ __all__ = [
     "refusal",
     "settle",
     "settle_all",
+    "settle_failed",
 ]
 
 E = TypeVar("E", bound=Exception)
@@ -135,3 +137,23 @@ def settle_all(batch: Batch, error: Exception) -> None:
     """Give each caller of a batch an error of its own."""
     for call in batch.calls:
         call.settle(fresh(error))
+
+
+def settle_failed(tally: Tally, batch: Batch, error: UnavailableError) -> None:
+    """Tell everybody of a failure; nobody waits for a second timeout."""
+    unsent = error
+    if batch.is_uncertain:
+        if not may_have_happened(error):
+            unknown = OutcomeUnknownError("an increment was sent and not answered")
+            unknown.__cause__ = error
+            settle_all(batch, unknown)
+        else:
+            settle_all(batch, error)
+            unsent = ConnectionLostError("Redis did not answer; nothing was sent")
+            unsent.__cause__ = error
+    else:
+        tally.batch = None
+        settle_all(batch, error)
+    waiting, tally.waiting = tally.waiting, {}
+    for call in waiting:
+        call.settle(fresh(unsent))

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from mcp_crew_redis._core.port import Call
-from mcp_crew_redis._wire.header import MAX_STAMP, Sealed, seal, unseal
+from mcp_crew_redis._wire.header import MAX_STAMP
 from mcp_crew_redis._wire.keys import MetaKey
-from mcp_crew_redis.errors import CodecError, CrewRedisError, DataError
+from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.log import get_logger
-from mcp_crew_redis.store.conflicts import (
-    Conflict,
-    ConflictLog,
-    MergeConflict,
-    Merged,
-)
+from mcp_crew_redis.store.conflicts import MergeConflict, SyncStatistics
 from mcp_crew_redis.store.context import StoreContext
-from mcp_crew_redis.store.counters import MEMORY, Counters
+from mcp_crew_redis.store.counters import MEMORY
 from mcp_crew_redis.store.counting import Added
+from mcp_crew_redis.store.deferring import DeferringCounters
 from mcp_crew_redis.store.fallback import Fallback
 from mcp_crew_redis.store.journal.entries import Delta, Entry, Posting, Register
-from mcp_crew_redis.store.ordered import MAX_TRIES, REFUSED
-from mcp_crew_redis.types import DataType
+from mcp_crew_redis.store.resolving import Resolver
 
-__all__ = ["Landing", "Relay", "SyncStatistics", "landed"]
+__all__ = ["Landing", "Relay", "landed"]
 
 log = get_logger(__name__)
 
-MERGE_TIMEOUT: Final = 5.0
-"""Seconds that a merge callback may take."""
 NEWER, APPLIED, DUPLICATE, OTHER, OVER, PURGED, FORGOTTEN = range(7)
 """The outcomes of sync_merge.lua."""
 _MICROSECONDS: Final = 1_000_000
@@ -41,33 +31,6 @@ _MICROSECONDS: Final = 1_000_000
 def landed(reply: object) -> bool:
     """Whether a script's answer says that it has written now, or had before."""
     return isinstance(reply, list) and int(reply[0]) in (APPLIED, DUPLICATE)
-
-
-@dataclass(slots=True)
-class SyncStatistics:
-    """What became of entries, since the beginning.
-
-    Attributes:
-        applied: Written into Redis.
-        duplicates: Found there already: only the answer had been lost.
-        superseded: Perhaps written before, and replaced by a newer write since.
-        conflicts: A newer write of somebody else stands, and was kept.
-        merged: Likewise, and the merge callback's value was written.
-        expired: Over before Redis came back.
-        purged: Of a tenant that was purged since.
-    """
-
-    applied: int = 0
-    duplicates: int = 0
-    superseded: int = 0
-    conflicts: int = 0
-    merged: int = 0
-    expired: int = 0
-    purged: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Return it as plain data."""
-        return asdict(self)
 
 
 class Relay(Protocol):
@@ -101,13 +64,13 @@ class Landing:
         self,
         context: StoreContext,
         fallback: Fallback,
-        counters: Counters,
+        counters: DeferringCounters,
         merge: MergeConflict | None = None,
     ) -> None:
         self.statistics = SyncStatistics()
-        self.conflicts = ConflictLog()
         self.relays: dict[str, Relay] = {}
-        self.merge = merge
+        self._resolver = Resolver(context, fallback, self.statistics, merge)
+        self.conflicts = self._resolver.conflicts
         self._context = context
         self._port, self._keys = context.port, context.keys
         self._fallback = fallback
@@ -115,8 +78,6 @@ class Landing:
         self._counters = counters
         self._memory_us = round(context.tombstone_ttl * _MICROSECONDS)
         self._now_us = context.stamps.hybrid.now_us
-        # What a merge has sent and not heard of: asked again, it would merge twice.
-        self._merging: dict[bytes, bytes] = {}
         self._insisted: set[bytes] = set()
 
     # --- before -----------------------------------------------------------------------
@@ -211,7 +172,11 @@ class Landing:
             if not entry.trouble:
                 self.statistics.applied += 1
         if entry.trouble:
-            log.warning("journal.entry_unresolved", reason=entry.trouble)
+            count = self._journal.unresolved + 1
+            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood
+                log.warning(
+                    "journal.entry_unresolved", reason=entry.trouble, count=count
+                )
             return False
         self._journal.remove(entry)
         return True
@@ -231,7 +196,7 @@ class Landing:
             elif register.is_uncertain and outcome == NEWER:
                 told.superseded += 1
             else:
-                await self._resolve(register, stands)
+                await self._resolver.resolve(register, stands)
         elif outcome == OVER:
             told.expired += 1
         elif outcome == PURGED:
@@ -257,92 +222,3 @@ class Landing:
             delta.trouble = "the counter would leave the range of 64-bit integers"
         else:
             delta.trouble = "the key holds something else than a counter"
-
-    # --- conflicts --------------------------------------------------------------------
-
-    async def _resolve(self, register: Register, stands: int) -> None:
-        """Ask the merge callback, and leave what stands if it has nothing better."""
-        for _ in range(MAX_TRIES):
-            data = await self._port.send("GET", register.key)
-            if data is not None and data == self._merging.pop(register.key, None):
-                self.statistics.merged += 1  # it had landed, unheard
-                return
-            conflict, left_ms = self._describe(register, data, stands)
-            merged = await self._ask(conflict)
-            if merged is None:
-                break
-            stands = conflict.remote_stamp
-            if await self._write(register, merged, stands + 1, left_ms):
-                self.statistics.merged += 1
-                return
-        self.statistics.conflicts += 1
-        self.conflicts.add(conflict, len(register.sealed) + len(data or b""))
-        log.info("journal.conflict_found", data_type=str(conflict.data_type))
-
-    def _describe(
-        self, register: Register, data: bytes | None, stands: int
-    ) -> tuple[Conflict, int]:
-        parsed = self._keys.parse(register.key)
-        assert parsed is not None, "a key that this layer did not build"
-        remote = _opened(data)
-        conflict = Conflict(
-            tenant_id=register.tenant_id,
-            data_type=DataType(parsed.namespace),
-            identifier=parsed.identifier,
-            local=None if register.is_tombstone else self._decoded(register.payload),
-            remote=self._decoded(remote.payload) if remote else None,
-            is_local_delete=register.is_tombstone,
-            is_remote_delete=remote is None or remote.is_tombstone,
-            local_stamp=register.stamp,
-            remote_stamp=remote.stamp if remote else stands,
-        )
-        return conflict, register.expires_at_ms - self._now_us() // 1_000
-
-    def _decoded(self, payload: bytes | memoryview) -> object:
-        try:
-            return self._context.codec.decode(payload, None)
-        except DataError:
-            return None
-
-    async def _ask(self, conflict: Conflict) -> Merged | None:
-        if self.merge is None:
-            return None
-        try:
-            async with asyncio.timeout(MERGE_TIMEOUT):
-                answer = self.merge(conflict)
-                if inspect.isawaitable(answer):
-                    answer = await answer
-        except Exception as error:
-            log.warning("journal.merge_failed", exc_info=error)
-            return None
-        return answer
-
-    async def _write(
-        self, register: Register, merged: Merged, stamp: int, left_ms: int
-    ) -> bool:
-        """Write a merged value over the very write that was merged, and no other."""
-        lives_ms = max(1, left_ms if merged.ttl is None else round(merged.ttl * 1e3))
-        context = self._context
-        sealed = seal(
-            stamp,
-            context.codec.encode(merged.value),
-            self._now_us() // 1_000 + lives_ms,
-            max_bytes=context.max_value_bytes,
-        )
-        self._merging[register.key] = sealed
-        names = (register.key, self._floor(register))
-        args = (sealed, lives_ms)
-        # One above what was merged: whoever has written since then has a higher one.
-        reply = await self._port.run("set_newer", names, args, is_repeatable=True)
-        del self._merging[register.key]
-        if int(reply[0]) in REFUSED:
-            return False
-        self._fallback.landed(register.key, stamp, sealed)
-        return True
-
-
-def _opened(data: bytes | None) -> Sealed | None:
-    try:
-        return unseal(data) if data else None
-    except CodecError:
-        return None

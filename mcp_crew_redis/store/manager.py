@@ -164,7 +164,7 @@ class RedisManager:
         """Return whether there is such a value or counter."""
         store = self._open()
         keys = store.keys.tenant(tenant_id)
-        return await store.values.exists(keys, data_type, identifier)
+        return await store.lifetimes.exists(keys, data_type, identifier)
 
     async def ttl(
         self, *, tenant_id: str, data_type: DataType, identifier: str
@@ -172,7 +172,7 @@ class RedisManager:
         """Return the seconds a value or counter has left; None when there is none."""
         store = self._open()
         keys = store.keys.tenant(tenant_id)
-        return await store.values.ttl(keys, data_type, identifier)
+        return await store.lifetimes.ttl(keys, data_type, identifier)
 
     async def expire(
         self, *, tenant_id: str, data_type: DataType, identifier: str, ttl: float
@@ -180,7 +180,7 @@ class RedisManager:
         """Give what there is another time to live, in seconds; False for nothing."""
         store = self._open()
         keys = store.keys.tenant(tenant_id)
-        return await store.values.expire(keys, data_type, identifier, ttl)
+        return await store.lifetimes.expire(keys, data_type, identifier, ttl)
 
     # --- many values ------------------------------------------------------------------
 

@@ -11,13 +11,14 @@ from mcp_crew_redis.store.batches import Batches
 from mcp_crew_redis.store.conflicts import MergeConflict
 from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.counter_ledger import CounterLedger
-from mcp_crew_redis.store.counters import Counters
 from mcp_crew_redis.store.counting import check_amount
+from mcp_crew_redis.store.deferring import DeferringCounters
 from mcp_crew_redis.store.fallback import Fallback, is_away
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.kinds import check_keyed
 from mcp_crew_redis.store.landing import Landing
+from mcp_crew_redis.store.lifetimes import Lifetimes
 from mcp_crew_redis.store.ordered import Order
 from mcp_crew_redis.store.registry import TenantRegistry
 from mcp_crew_redis.store.sync import Synchroniser
@@ -46,6 +47,7 @@ class Store:
         context: The parts.
         keys: The only builder of keys.
         values: One value at a time.
+        lifetimes: Whether there is one, and for how long.
         batches: Many at once.
         counters: Exact counters.
         upkeep: What concerns all of a tenant's keys.
@@ -79,8 +81,9 @@ class Store:
         fallback = Fallback(self.journal, context.stamps, self.window)
         ledger = CounterLedger(fallback, self.window, context.stamps)
         # Another name for each store: the server remembers what a name has added.
-        self.counters = Counters(context, uuid4().hex, ledger)
+        self.counters = DeferringCounters(context, uuid4().hex, ledger)
         self.values = Values(context, gate, order, fallback, self.counters)
+        self.lifetimes = Lifetimes(gate, order, fallback, self.values)
         self.batches = Batches(context, gate, order, fallback, self.values)
         self.upkeep = Upkeep(context, registry, on_floor=self._purged)
         self.registry = registry

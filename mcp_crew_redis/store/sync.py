@@ -10,7 +10,7 @@ cancellation; every script it uses may be sent twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 from typing import Final
@@ -41,8 +41,15 @@ RATE: Final = 10_000.0
 """Entries a second of one process: what others send still finds its place."""
 MAX_JITTER: Final = 0.5
 """Seconds within which the processes of a fleet begin after an outage."""
+ADOPTION_PAUSE: Final = 30.0
+"""Seconds between two looks at what others have left."""
 FIRST_PAUSE: Final = 0.05
 MAX_PAUSE: Final = 2.0
+
+
+def _nothing() -> int:
+    """Nobody leaves anything."""
+    return 0
 
 
 class Synchroniser:
@@ -57,6 +64,7 @@ class Synchroniser:
 
     Attributes:
         reason: Why it does not get on; None while it does.
+        adopt: Takes over what processes that have died left; returns how many entries.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Synchroniser:
         random: Random | None = None,
     ) -> None:
         self.reason: str | None = None
+        self.adopt: Callable[[], int] = _nothing
         self._port, self._clock = context.port, context.clock
         self._stamps = context.stamps
         self._node = context.port.client.node
@@ -78,6 +87,7 @@ class Synchroniser:
         self._random = random or Random()  # noqa: S311 - jitter
         self._owner = TaskOwner("sync")
         self._is_closed = False
+        self._next_adoption = 0.0
         self._recovered = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -120,6 +130,9 @@ class Synchroniser:
             await self._drain()
         finally:
             self._idle.set()
+        if self._clock.monotonic() >= self._next_adoption:
+            self._next_adoption = self._clock.monotonic() + ADOPTION_PAUSE
+            self.adopt()  # what did not fit before, and whoever has died since
         if self._journal.has_work and not self._is_closed:
             self.kick()  # what came just now
 
@@ -147,6 +160,7 @@ class Synchroniser:
         if self._is_recovered:
             return
         self.reason = "the circuit is not closed"
+        log.warning("journal.deferring", cause=self.reason)
         self._recovered.clear()
         await self._recovered.wait()
         await self._clock.sleep(self._random.uniform(0, MAX_JITTER))
@@ -157,10 +171,9 @@ class Synchroniser:
             await self._clock.sleep(left)
 
     def _failed(self, error: CrewRedisError) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        if self.reason != reason:
+        if self.reason is None:
             log.warning("journal.sync_failed", cause=type(error).__name__)
-        self.reason = reason
+        self.reason = f"{type(error).__name__}: {error}"
 
     # --- one round trip ---------------------------------------------------------------
 

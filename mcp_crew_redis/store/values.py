@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 from mcp_crew_redis._wire.header import (
@@ -13,29 +12,24 @@ from mcp_crew_redis._wire.header import (
     unseal,
 )
 from mcp_crew_redis._wire.keys import TenantKeys
-from mcp_crew_redis._wire.ttl import ttl_ms
 from mcp_crew_redis.errors import (
-    CodecError,
-    ConnectionLostError,
     DataError,
     UnavailableError,
     ValueTooLargeError,
 )
 from mcp_crew_redis.store.context import StoreContext
-from mcp_crew_redis.store.counters import Counters
+from mcp_crew_redis.store.deferring import DeferringCounters
 from mcp_crew_redis.store.entry import Entry
 from mcp_crew_redis.store.fallback import Fallback
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.graves import Graves
-from mcp_crew_redis.store.journal.entries import Register
 from mcp_crew_redis.store.kinds import VALUE_TYPES, check_keyed, is_plain
-from mcp_crew_redis.store.ordered import ABSENT, DUPLICATE, FOREIGN, REFUSED, Order
+from mcp_crew_redis.store.ordered import REFUSED, Order
 from mcp_crew_redis.types import DataType, DeleteOutcome, WriteOutcome
 
 __all__ = ["Values"]
 
 STORED: Final = WriteOutcome.STORED
-_LAST_OF_HEADER: Final = HEADER_BYTES - 1
 
 
 class Values:
@@ -57,7 +51,7 @@ class Values:
         gate: Gate,
         order: Order,
         fallback: Fallback,
-        counters: Counters,
+        counters: DeferringCounters,
     ) -> None:
         self.forget = counters.forget
         self._counters = counters
@@ -132,35 +126,6 @@ class Values:
             stamp=sealed.stamp,
             expires_at=None if expires is None else expires / 1e3,
         )
-
-    async def exists(
-        self, keys: TenantKeys, data_type: DataType, identifier: str
-    ) -> bool:
-        """Return whether there is a value; only its header travels."""
-        key = self._key(keys, data_type, identifier)
-        if data_type not in VALUE_TYPES:
-            return bool(await self._read("EXISTS", key))
-        if (waits := self._dirty.get(key)) is not None:
-            return self._fallback.live(waits)
-        header = await self._read("GETRANGE", key, 0, _LAST_OF_HEADER)
-        return header != b"" and self.opened(header) is not None
-
-    async def ttl(
-        self, keys: TenantKeys, data_type: DataType, identifier: str
-    ) -> float | None:
-        """Return the seconds left, None when there is no value."""
-        key = self._key(keys, data_type, identifier)
-        if (waits := self._dirty.get(key)) is not None:
-            return self._fallback.seconds_left(waits)
-        if data_type not in VALUE_TYPES:
-            left_ms = await self._read("PTTL", key)
-        else:
-            header, left_ms = await self._read_script("read_ttl", (key,))
-            if header == b"" or self.opened(header) is None:
-                return None
-        if left_ms == -1:  # not our doing: all we write expires
-            return math.inf
-        return None if left_ms < 0 else left_ms / 1e3
 
     def opened(self, data: bytes) -> Sealed | None:
         """Take stored bytes apart; None for a tombstone, which counts as absent.
@@ -255,45 +220,6 @@ class Values:
                 return DeleteOutcome.DEFERRED
         return DeleteOutcome.DELETED if was_live else DeleteOutcome.ABSENT
 
-    async def expire(
-        self, keys: TenantKeys, data_type: DataType, identifier: str, ttl: float
-    ) -> bool:
-        """Give a live value another time to live; False when there is none."""
-        key = self._key(keys, data_type, identifier)
-        lives_ms = ttl_ms(ttl)
-        if (waits := self._dirty.get(key)) is not None:
-            return await self._expire_waiting(keys, waits, lives_ms)
-        if data_type not in VALUE_TYPES:
-            command = ("PEXPIRE", key, lives_ms)
-            return bool(await self._write_plain(*command, is_repeatable=True))
-        names = (key, await self._order.prepared(keys))
-
-        async def once(stamp: int) -> tuple[int, int, int]:
-            header = self.sealed(stamp, b"", lives_ms)
-            args = (header, lives_ms)
-            answer, is_doubtful = await self._write_surely("expire_newer", names, args)
-            outcome, stands = answer
-            if is_doubtful and outcome in REFUSED:
-                outcome = DUPLICATE
-            return outcome, stands, outcome
-
-        outcome, stands, _ = await once(self._order.stamp())
-        if outcome in REFUSED:
-            outcome = await self._order.insist(once, stands)
-        if outcome == FOREIGN:
-            raise CodecError("not a value of this layer stands under the key")
-        return outcome != ABSENT
-
-    async def _expire_waiting(
-        self, keys: TenantKeys, waits: Register, lives_ms: int
-    ) -> bool:
-        """Give a value that waits for Redis another time to live, as a later write."""
-        if not self._fallback.live(waits):
-            return False
-        sealed = self.sealed(self._fallback.stamp(), waits.payload, lives_ms)
-        await self._fallback.keep(keys, ((waits.key, sealed),), _waiting())
-        return True
-
     # --- shared with the batches ------------------------------------------------------
 
     def lifetime_ms(
@@ -322,7 +248,3 @@ class Values:
     def _key(keys: TenantKeys, data_type: DataType, identifier: str) -> bytes:
         check_keyed(data_type)
         return keys.key(data_type, identifier)
-
-
-def _waiting() -> UnavailableError:
-    return ConnectionLostError("the value waits for Redis; nothing was sent")

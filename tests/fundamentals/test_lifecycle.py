@@ -114,16 +114,17 @@ async def test_health_says_whether_to_restart_and_whether_to_send_work(settings)
 
     assert report.is_live
     assert report.is_ready
-    assert {each.name for each in report.components} == {"loop", "redis", "bell"}
+    names = {each.name for each in report.components}
+    assert names == {"loop", "redis", "journal", "bell"}
 
 
 async def test_a_crew_starts_without_redis_unless_it_must_not():
-    """`degraded` goes on with an open circuit, `strict` names address and variable."""
+    """`degraded` goes on with its journal, `strict` names address and variable."""
     nobody = {"host": "127.0.0.1", "port": 1}
 
     async with CrewRedis(CrewSettings(**nobody, start="degraded")) as crew:
         report = await crew.health()
-    assert (report.is_live, report.is_ready) == (True, False)
+    assert (report.is_live, report.is_ready, report.is_degraded) == (True, True, True)
 
     with pytest.raises(ConnectionLostError, match="REDIS_CREW_PORT"):
         async with CrewRedis(CrewSettings(**nobody, start="strict")):

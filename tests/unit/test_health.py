@@ -22,6 +22,7 @@ def test_a_report_is_json_ready():
     assert json.loads(json.dumps(report.as_dict())) == {
         "is_live": True,
         "is_ready": True,
+        "is_degraded": False,
         "components": [
             {
                 "name": "redis",

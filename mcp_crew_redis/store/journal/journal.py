@@ -8,28 +8,27 @@ batch() <---- fair over tenants ---- remove() once it stands in Redis
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable
 from typing import Final
 
 from mcp_crew_redis.errors import FallbackFullError
 from mcp_crew_redis.store.journal.entries import Delta, Entry, Posting, Register
 from mcp_crew_redis.store.journal.keeping import InMemory, Keeper
 from mcp_crew_redis.store.journal.schedule import Schedule
+from mcp_crew_redis.store.journal.tables import Tables
 from mcp_crew_redis.store.tally import INT64_MAX, INT64_MIN
 
 __all__ = ["MAX_BYTES", "MAX_ENTRIES", "Journal"]
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_ENTRIES: Final = 100_000
-_SAMPLE: Final = 1_000  # entries looked at for the age of the oldest
 
 
 def _nobody() -> None:
     """Nobody waits for entries."""
 
 
-class Journal:
+class Journal(Tables):
     """Pending entries by key, in memory, and told to a keeper.
 
     Belongs to no event loop: what one loop left is synchronised by the next.
@@ -40,9 +39,6 @@ class Journal:
         keeper: Keeps them beyond the process.
 
     Attributes:
-        registers: The newest pending write of each key.
-        deltas: What waits for each counter, in the order of its sequences.
-        postings: What waits for each order key, in order.
         keeper: Who keeps them beyond the process.
         on_entry: Called when an entry has been accepted.
         size: Bytes of all entries.
@@ -57,9 +53,7 @@ class Journal:
         max_entries: int = MAX_ENTRIES,
         keeper: Keeper | None = None,
     ) -> None:
-        self.registers: dict[bytes, Register] = {}
-        self.deltas: dict[bytes, deque[Delta]] = {}
-        self.postings: dict[bytes, deque[Posting]] = {}
+        super().__init__()
         self.keeper: Keeper = keeper or InMemory()
         self.on_entry: Callable[[], None] = _nobody
         self.size = self.depth = self.accepted = 0
@@ -123,7 +117,7 @@ class Journal:
 
     def adopt(self, entry: Entry) -> bool:
         """Accept what another process left; False if it does not fit."""
-        if self._is_known(entry):
+        if self.knows(entry):
             return True
         try:
             if isinstance(entry, Register):
@@ -135,16 +129,6 @@ class Journal:
         except FallbackFullError:
             return False
         return True
-
-    def _is_known(self, entry: Entry) -> bool:
-        if isinstance(entry, Register):
-            held = self.registers.get(entry.key)
-            return held is not None and held.stamp >= entry.stamp
-        if isinstance(entry, Delta):
-            name = entry.writer, entry.sequence
-            queue = self.deltas.get(entry.key, ())
-            return any((one.writer, one.sequence) == name for one in queue)
-        return any(one.id == entry.id for one in self.postings.get(entry.name, ()))
 
     def _admit(self, size: int, count: int) -> None:
         if self.size + size > self._max_bytes and size > 0:
@@ -169,15 +153,6 @@ class Journal:
         self.keeper.put(entry)
 
     # --- what waits -------------------------------------------------------------------
-
-    def open_delta(self, key: bytes, writer: str) -> Delta | None:
-        """Return the delta of a counter that this writer may still add to."""
-        queue = self.deltas.get(key)
-        if queue:
-            last = queue[-1]
-            if last.writer == writer and not last.is_frozen:
-                return last
-        return None
 
     def freeze(self, delta: Delta, now_us: int) -> None:
         """Let nothing more be added to a delta: it is about to be sent."""
@@ -204,14 +179,6 @@ class Journal:
             if len(taken) >= count or total >= size:
                 break
         return taken
-
-    def first(self, key: bytes) -> Entry | None:
-        """Return the entry of a key or order key that is to be sent first."""
-        register = self.registers.get(key)
-        if register is not None:
-            return register
-        queue = self.deltas.get(key) or self.postings.get(key)
-        return queue[0] if queue else None
 
     def again(self, entry: Entry) -> None:
         """Give an entry back that was not synchronised, or is in trouble."""
@@ -247,25 +214,9 @@ class Journal:
         self._drop(entry)
         return True
 
-    def holds(self, entry: Entry) -> bool:
-        """Whether this very entry is still held: no later one has replaced it."""
-        if isinstance(entry, Register):
-            return self.registers.get(entry.key) is entry
-        queue: deque[Delta] | deque[Posting]
-        if isinstance(entry, Delta):
-            queue = self.deltas.get(entry.key, deque())
-        else:
-            queue = self.postings.get(entry.order_key, deque())
-        return any(one is entry for one in queue)
-
     def _drop(self, entry: Entry) -> None:
         name = entry.name
-        if isinstance(entry, Register):
-            del self.registers[name]
-        elif isinstance(entry, Delta):
-            _take_out(self.deltas, name, entry)
-        else:
-            _take_out(self.postings, name, entry)
+        self.take_out(entry)
         self.size -= entry.size
         self.depth -= 1
         self._troubled -= bool(entry.trouble)
@@ -294,12 +245,6 @@ class Journal:
 
     # --- all of them ------------------------------------------------------------------
 
-    def live(self) -> Iterator[Entry]:
-        """Give every entry."""
-        yield from self.registers.values()
-        yield from chain.from_iterable(self.deltas.values())
-        yield from chain.from_iterable(self.postings.values())
-
     @property
     def share_used(self) -> float:
         """How full it is, from 0 to 1, by entries or by bytes."""
@@ -309,19 +254,6 @@ class Journal:
     def unresolved(self) -> int:
         """How many entries wait for a decision; bounded work."""
         return self._troubled
-
-    def troubled(self) -> list[Entry]:
-        """Return the entries that wait for a decision of their owner."""
-        return [entry for entry in self.live() if entry.trouble]
-
-    def oldest_us(self) -> int | None:
-        """Return when the oldest entry was accepted, None if there is none."""
-        heads = chain(
-            (one.since_us for one in islice(self.registers.values(), _SAMPLE)),
-            (q[0].made_us for q in islice(self.deltas.values(), _SAMPLE)),
-            (q[0].made_us for q in islice(self.postings.values(), _SAMPLE)),
-        )
-        return min(heads, default=None)
 
     def shift(self, step_us: int) -> None:
         """Move what was stamped by the wall clock, now that the server's is known.
@@ -333,14 +265,3 @@ class Journal:
                 entry.is_wall_time = False
                 entry.shift(step_us)
                 self.keeper.put(entry)
-
-
-def _take_out(
-    queues: dict[bytes, deque[Delta]] | dict[bytes, deque[Posting]],
-    name: bytes,
-    entry: Delta | Posting,
-) -> None:
-    queue = queues[name]
-    queue.remove(entry)  # type: ignore[arg-type] # each table holds one kind
-    if not queue:
-        del queues[name]

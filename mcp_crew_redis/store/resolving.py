@@ -1,0 +1,151 @@
+"""Conflicts: whoever wrote later elsewhere is kept, unless the user merges the two."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Final
+
+from mcp_crew_redis._wire.header import Sealed, seal, unseal
+from mcp_crew_redis._wire.keys import MetaKey
+from mcp_crew_redis.errors import CodecError, DataError
+from mcp_crew_redis.log import get_logger
+from mcp_crew_redis.store.conflicts import (
+    Conflict,
+    ConflictLog,
+    MergeConflict,
+    Merged,
+    SyncStatistics,
+)
+from mcp_crew_redis.store.context import StoreContext
+from mcp_crew_redis.store.fallback import Fallback
+from mcp_crew_redis.store.journal.entries import Register
+from mcp_crew_redis.store.ordered import MAX_TRIES, REFUSED
+from mcp_crew_redis.types import DataType
+
+__all__ = ["MERGE_TIMEOUT", "Resolver"]
+
+log = get_logger(__name__)
+
+MERGE_TIMEOUT: Final = 5.0
+"""Seconds that a merge callback may take."""
+
+
+class Resolver:
+    """Decides what stands where a write that waited has met a newer one.
+
+    Args:
+        context: The store's parts.
+        fallback: Takes note of what stands in Redis.
+        statistics: Counted in.
+        merge: Asked for a value that is better than either; None keeps the newer one.
+
+    Attributes:
+        conflicts: The last ones.
+    """
+
+    def __init__(
+        self,
+        context: StoreContext,
+        fallback: Fallback,
+        statistics: SyncStatistics,
+        merge: MergeConflict | None,
+    ) -> None:
+        self.conflicts = ConflictLog()
+        self.statistics = statistics
+        self._context = context
+        self._port, self._keys = context.port, context.keys
+        self._fallback = fallback
+        self._merge = merge
+        self._now_us = context.stamps.hybrid.now_us
+        # What a merge has sent and not heard of: asked again, it would merge twice.
+        self._merging: dict[bytes, bytes] = {}
+
+    async def resolve(self, register: Register, stands: int) -> None:
+        """Ask the merge callback, and leave what stands if it has nothing better."""
+        for _ in range(MAX_TRIES):
+            data = await self._port.send("GET", register.key)
+            if data is not None and data == self._merging.pop(register.key, None):
+                self.statistics.merged += 1  # it had landed, unheard
+                return
+            conflict, left_ms = self._describe(register, data, stands)
+            merged = await self._ask(conflict)
+            if merged is None:
+                break
+            stands = conflict.remote_stamp
+            if await self._write(register, merged, stands + 1, left_ms):
+                self.statistics.merged += 1
+                return
+        self.statistics.conflicts += 1
+        self.conflicts.add(conflict, len(register.sealed) + len(data or b""))
+        if (count := self.conflicts.count) & (count - 1) == 0:
+            log.warning("journal.conflict_found", count=count)
+
+    def _describe(
+        self, register: Register, data: bytes | None, stands: int
+    ) -> tuple[Conflict, int]:
+        parsed = self._keys.parse(register.key)
+        assert parsed is not None, "a key that this layer did not build"
+        remote = _opened(data)
+        conflict = Conflict(
+            tenant_id=register.tenant_id,
+            data_type=DataType(parsed.namespace),
+            identifier=parsed.identifier,
+            local=None if register.is_tombstone else self._decoded(register.payload),
+            remote=self._decoded(remote.payload) if remote else None,
+            is_local_delete=register.is_tombstone,
+            is_remote_delete=remote is None or remote.is_tombstone,
+            local_stamp=register.stamp,
+            remote_stamp=remote.stamp if remote else stands,
+        )
+        return conflict, register.expires_at_ms - self._now_us() // 1_000
+
+    def _decoded(self, payload: bytes | memoryview) -> object:
+        try:
+            return self._context.codec.decode(payload, None)
+        except DataError:
+            return None
+
+    async def _ask(self, conflict: Conflict) -> Merged | None:
+        if self._merge is None:
+            return None
+        try:
+            async with asyncio.timeout(MERGE_TIMEOUT):
+                answer = self._merge(conflict)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+        except Exception as error:
+            log.warning("journal.merge_failed", exc_info=error)
+            return None
+        return answer
+
+    async def _write(
+        self, register: Register, merged: Merged, stamp: int, left_ms: int
+    ) -> bool:
+        """Write a merged value over the very write that was merged, and no other."""
+        lives_ms = max(1, left_ms if merged.ttl is None else round(merged.ttl * 1e3))
+        context = self._context
+        sealed = seal(
+            stamp,
+            context.codec.encode(merged.value),
+            self._now_us() // 1_000 + lives_ms,
+            max_bytes=context.max_value_bytes,
+        )
+        self._merging[register.key] = sealed
+        floor = self._keys.tenant(register.tenant_id).meta(MetaKey.FLOOR)
+        names = (register.key, floor)
+        args = (sealed, lives_ms)
+        # One above what was merged: whoever has written since then has a higher one.
+        reply = await self._port.run("set_newer", names, args, is_repeatable=True)
+        del self._merging[register.key]
+        if int(reply[0]) in REFUSED:
+            return False
+        self._fallback.landed(register.key, stamp, sealed)
+        return True
+
+
+def _opened(data: bytes | None) -> Sealed | None:
+    try:
+        return unseal(data) if data else None
+    except CodecError:
+        return None
