@@ -181,8 +181,8 @@ class CrewRedis:
     async def run_until_stopped(self) -> None:
         """Return when SIGTERM or SIGINT comes; the `async with` then drains.
 
-        A second signal cuts the drain short. Previous handlers are back once the crew
-        has been left, or at once if this call is cancelled.
+        A second signal cuts the drain short. Previous handlers are back once it has
+        been left, or at once if this call is cancelled.
 
         Raises:
             LifecycleError: Not running, or not in the main thread.
@@ -203,8 +203,7 @@ class CrewRedis:
     async def lifespan(self, _app: object = None) -> AsyncGenerator[dict[str, Self]]:
         """Run for the length of an ASGI application or an MCP server.
 
-        Starlette offers it as `request.state.crew`, an MCP server as
-        `ctx.request_context.lifespan_context["crew"]`.
+        There `request.state.crew`, here `ctx.request_context.lifespan_context["crew"]`.
         """
         async with self:
             yield {"crew": self}
