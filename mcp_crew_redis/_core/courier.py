@@ -28,6 +28,7 @@ from mcp_crew_redis._core.wire_errors import (
     refusal_code,
     serves_nobody,
 )
+from mcp_crew_redis._core.wire_settings import PATIENCE
 from mcp_crew_redis.errors import UnavailableError
 
 __all__ = ["PASSAGE", "REPEATABLE", "Courier", "Passage"]
@@ -35,7 +36,6 @@ __all__ = ["PASSAGE", "REPEATABLE", "Courier", "Passage"]
 REPEATABLE = "crew_repeatable"  # an option: sending the command twice is harmless
 PASSAGE = "crew_passage"  # an option: a Passage, for whoever has to know
 FIRST_PAUSE = 0.02  # seconds before the first retry of a refused command; then doubled
-PATIENCE = 1.5  # command timeouts that a caller waits at most, whatever goes wrong
 
 
 class _Parser(Protocol):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from mcp_crew_redis.errors import ConfigurationError
 
-__all__ = ["WireSettings"]
+__all__ = ["PATIENCE", "WireSettings"]
 
+PATIENCE = 1.5  # command timeouts that a caller waits at most, whatever goes wrong
 KIB = 1024
 MIB = 1024 * KIB
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from mcp_crew_redis._core.courier import PATIENCE, REPEATABLE
+from mcp_crew_redis._core.courier import REPEATABLE
+from mcp_crew_redis._core.wire_settings import PATIENCE
 from mcp_crew_redis.errors import (
     ConnectionLostError,
     OperationTimeoutError,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mcp_crew_redis._core.client import PipelinedRedis
-from mcp_crew_redis._core.courier import PATIENCE
+from mcp_crew_redis._core.wire_settings import PATIENCE
 from mcp_crew_redis.errors import (
     OperationTimeoutError,
     OverloadedError,
