@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mcp_crew_redis._core.breaker import CircuitState as CircuitState
     from mcp_crew_redis._core.client import PipelinedRedis as PipelinedRedis
     from mcp_crew_redis._core.embedded import EmbeddedServer as EmbeddedServer
+    from mcp_crew_redis._core.topology import SentinelSettings as SentinelSettings
     from mcp_crew_redis._core.wire_settings import WireSettings as WireSettings
     from mcp_crew_redis.crew import CrewRedis as CrewRedis
     from mcp_crew_redis.crew import ServiceSpec as ServiceSpec
@@ -70,6 +71,7 @@ _HOMES = {
     "_core.breaker": ("BreakerSettings", "CircuitState"),
     "_core.client": ("PipelinedRedis",),
     "_core.embedded": ("EmbeddedServer",),
+    "_core.topology": ("SentinelSettings",),
     "_core.wire_settings": ("WireSettings",),
     "crew": ("CrewRedis", "ServiceSpec"),
     "crew.default": ("redis_manager",),
@@ -159,6 +161,7 @@ __all__ = [
     "RateLimitedError",
     "RedisManager",
     "RefusedError",
+    "SentinelSettings",
     "Service",
     "ServiceSpec",
     "SessionError",

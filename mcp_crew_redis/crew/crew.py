@@ -181,8 +181,7 @@ class CrewRedis:
     async def run_until_stopped(self) -> None:
         """Return when SIGTERM or SIGINT comes; the `async with` then drains.
 
-        A second signal cuts the drain short. Previous handlers are back once it has
-        been left, or at once if this call is cancelled.
+        A second signal cuts the drain short. Previous handlers are back afterwards.
 
         Raises:
             LifecycleError: Not running, or not in the main thread.
@@ -209,7 +208,8 @@ class CrewRedis:
             yield {"crew": self}
 
     def __repr__(self) -> str:
-        address = "embedded" if self._embedded.is_wanted else self._settings.endpoint
+        own = self._embedded.is_wanted
+        address = "embedded" if own else parts.where(self._settings)[0]
         statuses = self._lifecycle.statuses() if self._lifecycle else ()
         circuit = self._client.circuit_state.value if self._client else "none"
         names = ", ".join(f"{each.name}: {each.state}" for each in statuses)

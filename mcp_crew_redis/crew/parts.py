@@ -33,6 +33,7 @@ __all__ = [
     "dial",
     "make_client",
     "refuse_what_is_not_built",
+    "where",
 ]
 
 log = get_logger(__name__)
@@ -125,7 +126,7 @@ async def dial(
         ConfigurationError: What answers cannot be used: password, version, protocol.
         ConnectionLostError: Nothing answers, and `is_strict`.
     """
-    address, source = _where(settings)
+    address, source = where(settings)
     try:
         # A server that accepts and stays silent must not hold the start for ever.
         async with asyncio.timeout(settings.lifecycle.start_timeout):
@@ -141,7 +142,7 @@ async def dial(
         log.warning("crew.started_degraded", address=address, cause=cause)
 
 
-def _where(settings: CrewSettings) -> tuple[str, str]:
+def where(settings: CrewSettings) -> tuple[str, str]:
     """Return the address and the variables that say so."""
     topology, endpoint = settings.topology, settings.endpoint
     if topology.sentinels:

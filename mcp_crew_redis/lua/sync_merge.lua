@@ -2,7 +2,8 @@
 -- Headers are those of _wire/header.py. Unlike set_newer.lua it is for what was written
 -- long ago: its end is the one it had from the beginning, the tenant's floor always
 -- counts, and where nothing stands any more it may be too old to tell why: the
--- tombstone of a newer delete would be gone by then.
+-- tombstone of a newer delete would be gone by then. What a tombstone replaces makes
+-- way first: a server without memory (OOM) would refuse to begin with SET.
 -- KEYS[1] key        the value's key
 -- KEYS[2] floor      the stamp of the tenant's last purge
 -- ARGV[1] value      header and payload
@@ -39,6 +40,9 @@ if tonumber(ARGV[2]) * 1000 <= now then
 end
 if not is_ours and stamp < now - tonumber(ARGV[3]) then
   return {6, stamp}
+end
+if string.byte(ARGV[1], 2) % 2 == 1 then
+  redis.call('UNLINK', KEYS[1])
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[2])
 return {1, stamp}

@@ -74,6 +74,8 @@ class Fallback:
         keys: TenantKeys,
         values: Sequence[tuple[bytes, bytes]],
         error: UnavailableError,
+        *,
+        are_deletes: bool = False,
     ) -> None:
         """Accept writes that Redis did not take, all or none.
 
@@ -84,12 +86,14 @@ class Fallback:
             keys: The tenant's.
             values: Keys, and what is to stand under them.
             error: What became of the attempt to send them.
+            are_deletes: They need no memory to speak of: kept although Redis has none.
 
         Raises:
             FallbackFullError: The journal is full.
             UnavailableError: `error`, if it is not for the journal.
         """
-        if not is_away(error):
+        is_refused_delete = are_deletes and isinstance(error, RefusedError)
+        if not is_refused_delete and not is_away(error):
             raise error
         registers = [Register.of(key, keys.tenant_id, data) for key, data in values]
         is_uncertain = may_have_happened(error)

@@ -70,7 +70,7 @@ class Graves:
         except UnavailableError as error:
             tombstone = tombstone or self._tombstone(self._fallback.stamp())
             left = [(key, tombstone) for key in burial.left]
-            await self._fallback.keep(tenant, left, error)
+            await self._fallback.keep(tenant, left, error, are_deletes=True)
             return burial.count + len(left), True
         return count, False
 
@@ -86,7 +86,7 @@ class Graves:
         except UnavailableError as error:
             tombstone = self._tombstone(stamp)
             left = [(key, tombstone) for key in keys]
-            await self._fallback.keep(tenant, left, error)
+            await self._fallback.keep(tenant, left, error, are_deletes=True)
             return len(left), True
         for key in waiting:
             self._fallback.replaced(key, stamp)
