@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
 
+from mcp_crew_redis._core.breaker import BreakerSettings, CircuitBreaker
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.wire_settings import PATIENCE
 from mcp_crew_redis.errors import (
@@ -143,6 +145,19 @@ async def test_idle_path_that_died_in_silence_is_found_without_traffic(there, wa
         proxy.heal()
         await is_closed(client)
         assert await eventually(client.ping, "it works again")
+
+
+def test_idle_path_that_wakes_is_noticed_although_probes_wait_for_their_timeout():
+    """The delay counts from a probe's beginning: one that waited has waited already."""
+    now = 0.0
+    breaker = CircuitBreaker(BreakerSettings(), monotonic=lambda: now, random=Random(1))
+    breaker.trip(breaker.generation, "silence")
+    for _ in range(20):
+        now += breaker.probe_delay()
+        token = breaker.begin_probe()
+        now += 2.0  # a dial that nobody answers
+        breaker.probe_failed(token, "dial timeout")
+        assert 0 < breaker.probe_delay() < 0.11
 
 
 async def test_first_caller_on_a_dead_path_waits_one_timeout(there, way):
