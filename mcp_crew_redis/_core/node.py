@@ -145,6 +145,7 @@ class Node:
             greeting = await self._dialler.dial(lane, strays)
         finally:
             doubt.cancel()
+        self._end_strangers(greeting)
         if self.restorer is not None:
             heard = max(self.interactive.heard, self.bulk.heard)
             await self.restorer.greet(lane, greeting, heard)
@@ -159,6 +160,16 @@ class Node:
             self.interactive = lane
         self.strays.forget(strays)  # opens the gates too
         log.info("wire.lane_connected", lane=lane.name, node=self.address)
+
+    def _end_strangers(self, greeting: Greeting) -> None:
+        """End the other lane if it leads to a server that is not this one.
+
+        What is sent from now on goes to one server, and what that one may lack is
+        known as a whole.
+        """
+        for lane in (self.interactive, self.bulk):
+            if lane.is_alive and greeting.run_id and lane.run_id != greeting.run_id:
+                lane.end("another server")
 
     def _doubt(self) -> None:
         """Ask on the idle living lane: if it is silent too, the circuit must open."""

@@ -14,6 +14,7 @@ from redis import exceptions as redis_errors
 
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.courier import PASSAGE, REPEATABLE, Passage
+from mcp_crew_redis._core.script_batches import Call, run_scripts
 from mcp_crew_redis._core.scripts import Argument, ScriptLoader
 from mcp_crew_redis._core.wire_errors import refusal_code
 from mcp_crew_redis.errors import (
@@ -34,8 +35,6 @@ NOT_NOW = frozenset({"OOM", "NOREPLICAS", "NOGOODSLAVE", "EXECABORT"})
 DENIED = ("ACL failure in script", "The user executing the script can't")
 MOST_DENIED = 100  # names that are kept, so that each is logged once
 REPEAT: dict[str, Any] = {REPEATABLE: True}
-Call = tuple[str, Sequence[bytes], Sequence[Argument]]
-"""A script's name, its keys and its arguments."""
 
 
 class Port:
@@ -113,30 +112,10 @@ class Port:
         """Run scripts in one round trip; an error stands in its script's place.
 
         Raises:
-            UnavailableError: Redis did not answer all of them: any of them may have
-                been executed.
+            UnavailableError: Redis did not answer all of them; see `run_scripts`.
         """
-        commands = []
-        for name, keys, args in calls:
-            loaded = self.scripts.load(name)
-            loaded.check(keys, args)
-            commands.append(("EVALSHA", loaded.sha, len(keys), *keys, *args))
         with translating():
-            pipeline = self.client.pipeline(transaction=False)
-            replies = await pipeline.execute_raw(commands)
-            missing = [
-                at
-                for at, reply in enumerate(replies)
-                if isinstance(reply, redis_errors.NoScriptError)
-            ]
-            if missing:  # those were not executed
-                for name in {calls[at][0] for at in missing}:
-                    await self._send(
-                        ("SCRIPT LOAD", self.scripts.load(name).source), {}
-                    )
-                again = await pipeline.execute_raw([commands[at] for at in missing])
-                for at, reply in zip(missing, again, strict=True):
-                    replies[at] = reply
+            replies = await run_scripts(self.client.node, self.scripts, calls)
         return self._all_translated(replies, (name for name, _, _ in calls))
 
     def _all_translated(

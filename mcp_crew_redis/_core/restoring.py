@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from redis import exceptions as redis_errors
 
 from mcp_crew_redis._core.dialling import DialFailedError, Greeting
-from mcp_crew_redis._core.port import Call, translated
-from mcp_crew_redis._core.resp import pack_command
-from mcp_crew_redis._core.wire_errors import LaneLostError, WireConnectionLostError
-from mcp_crew_redis.log import get_logger
+from mcp_crew_redis._core.port import translated
+from mcp_crew_redis._core.script_batches import Call, exchange, pack_scripts
+from mcp_crew_redis._core.wire_errors import WireConnectionLostError
+from mcp_crew_redis.errors import CrewRedisError
 
 if TYPE_CHECKING:
     from mcp_crew_redis._core.lane import Lane
     from mcp_crew_redis._core.scripts import ScriptLoader
 
 __all__ = ["CHUNK", "CHUNK_BYTES", "Memory", "Restorer"]
-
-log = get_logger(__name__)
 
 CHUNK: Final = 512
 """Commands that are under way at a time."""
@@ -82,32 +80,23 @@ class Restorer:
     async def _send_all(self, lane: Lane, calls: Sequence[Call]) -> None:
         replies: list[object] = []
         try:
-            for name in dict.fromkeys(call[0] for call in calls):
-                script = self._scripts.load(name)
-                await lane.submit(pack_command(("SCRIPT", "LOAD", script.source)))
-            for chunk in _chunks(self._packed(calls)):
-                replies += [
-                    await _answer(slot) for slot in [lane.submit(one) for one in chunk]
-                ]
-        except (LaneLostError, TimeoutError, redis_errors.RedisError) as error:
+            for chunk in _chunks(pack_scripts(calls, self._scripts, are_unknown=True)):
+                replies += await exchange(lane, chunk)
+        except CrewRedisError as error:
             lane.end("not restored")
             text = f"what {type(error).__name__} interrupted is tried again"
             raise DialFailedError(
                 "restore", lambda: WireConnectionLostError(text)
             ) from error
-        self._memory.restored(calls, replies)
-
-    def _packed(self, calls: Iterable[Call]) -> Iterable[bytes]:
-        for name, keys, args in calls:
-            sha = self._scripts.load(name).sha
-            yield pack_command(("EVALSHA", sha, len(keys), *keys, *args))
-
-
-async def _answer(slot: Any) -> object:
-    try:
-        return await slot
-    except redis_errors.ResponseError as error:
-        return translated(error)
+        self._memory.restored(
+            calls,
+            [
+                translated(reply)
+                if isinstance(reply, redis_errors.RedisError)
+                else reply
+                for reply in replies
+            ],
+        )
 
 
 def _chunks(commands: Iterable[bytes]) -> Iterable[list[bytes]]:

@@ -113,6 +113,15 @@ class HybridClock:
         self._last = stamp
         return 0
 
+    def rebase(self, step_us: int) -> None:
+        """Move the stamps given so far, because whoever got them moves them too.
+
+        After the first `calibrate`, with what it returned: until then stamps are this
+        machine's wall clock, which may be wrong by hours.
+        """
+        self._last = max(0, self._last + step_us)
+        self._excess_us = 0
+
     def calibrate(self, server_us: int, sent_at: float, received_at: float) -> int:
         """Measure the offset from one `TIME` command, by the middle of its round trip.
 

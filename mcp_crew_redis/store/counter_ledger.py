@@ -82,12 +82,8 @@ class CounterLedger:
 
     # --- writing ----------------------------------------------------------------------
 
-    def keep_batch(
-        self, tally: Tally, batch: Batch, writer: str, *, is_first: bool = False
-    ) -> None:
+    def keep_batch(self, tally: Tally, batch: Batch, writer: str) -> None:
         """Accept a batch that Redis did not answer for, and tell its callers.
-
-        With `is_first`, before what waits already: it has a lower number.
 
         Raises:
             FallbackFullError: The journal is full.
@@ -100,8 +96,6 @@ class CounterLedger:
             delta.is_frozen = batch.is_uncertain
             delta.frozen_us = now_us if batch.is_uncertain else 0
             self._journal.add(delta)
-            if is_first:
-                self.deltas[tally.key].rotate(1)
         value = before or 0
         for call in batch.calls:
             value += call.amount

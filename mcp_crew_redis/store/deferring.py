@@ -153,7 +153,7 @@ class DeferringCounters(Counters):
         elif tally.driver is not None:
             return False
         elif tally.batch is not None:  # sent, and all of its callers have gone
-            self._ledger.keep_batch(tally, tally.batch, self._writer, is_first=True)
+            self._ledger.keep_batch(tally, tally.batch, self._writer)
             tally.batch = None
             self._uncertain.pop(key, None)
             return False

@@ -150,6 +150,7 @@ class StampSource:
         self._schedule()
         if not self.is_ready:
             self.is_ready = True
+            self.hybrid.rebase(step_us)
             self.on_first(step_us)
             self.follow(self._near)
             self.follow(self._far)

@@ -72,14 +72,18 @@ class Journal(Tables):
     def put(self, *registers: Register) -> None:
         """Accept writes, each in the place of an older one of its key.
 
+        One that is older than what waits already counts as accepted and replaced.
+
         Raises:
             FallbackFullError: They do not fit, all together; nothing was accepted.
         """
-        held = [self.registers.get(register.key) for register in registers]
-        grown = sum(register.size for register in registers)
+        newer = [one for one in registers if not self.knows(one)]
+        self.accepted += len(registers) - len(newer)
+        held = [self.registers.get(register.key) for register in newer]
+        grown = sum(register.size for register in newer)
         grown -= sum(old.size for old in held if old is not None)
         self._admit(grown, held.count(None))
-        for register, old in zip(registers, held, strict=True):
+        for register, old in zip(newer, held, strict=True):
             if old is not None:
                 register.since_us = old.since_us
                 self._troubled -= bool(old.trouble)
@@ -87,21 +91,25 @@ class Journal(Tables):
             self._accepted(register)
         self.on_entry()
 
-    def add(self, open_one: Delta) -> None:
+    def add(self, delta: Delta) -> None:
         """Accept an amount; it joins the writer's open delta of that counter, if any.
+
+        One that was sent already is kept apart, under its number, and in the order of
+        its writer's numbers: the server takes a lower one after a higher for repeated.
 
         Raises:
             FallbackFullError: It does not fit; nothing was accepted.
         """
-        held = self.open_delta(open_one.key, open_one.writer)
-        total = open_one.amount + (held.amount if held else 0)
-        if held is not None and INT64_MIN <= total <= INT64_MAX:
-            held.amount, held.ttl_ms = total, open_one.ttl_ms
+        held = self.open_delta(delta.key, delta.writer)
+        total = delta.amount + (held.amount if held else 0)
+        may_join = held is not None and not delta.is_frozen
+        if held is not None and may_join and INT64_MIN <= total <= INT64_MAX:
+            held.amount, held.ttl_ms = total, delta.ttl_ms
             self._accepted(held)
         else:
-            self._admit(open_one.size, 1)
-            self.deltas.setdefault(open_one.key, deque()).append(open_one)
-            self._accepted(open_one)
+            self._admit(delta.size, 1)
+            self.enqueue(delta)
+            self._accepted(delta)
         self.on_entry()
 
     def post(self, posting: Posting) -> None:
@@ -173,7 +181,7 @@ class Journal(Tables):
         total = 0
         for _, key in self._waiting.take():
             entry = self.first(key)
-            if entry is not None and not entry.trouble:
+            if entry is not None:
                 taken.append(entry)
                 total += entry.size
             if len(taken) >= count or total >= size:
@@ -182,11 +190,21 @@ class Journal(Tables):
 
     def again(self, entry: Entry) -> None:
         """Give an entry back that was not synchronised, or is in trouble."""
-        if entry.trouble:
+        if self.holds(entry):
+            self._waiting.add(entry.tenant_id, entry.name)
+
+    def trouble(self, entry: Entry, reason: str) -> None:
+        """Have an entry wait for a decision of its owner."""
+        if self.holds(entry) and not entry.trouble:
+            entry.trouble = reason
             self._troubled += 1
             self.keeper.put(entry)
-        elif self.holds(entry):
-            self._waiting.add(entry.tenant_id, entry.name)
+
+    def doubt(self, register: Register) -> None:
+        """Take note that an entry may stand in Redis although nothing was heard."""
+        if self.holds(register) and not register.is_uncertain:
+            register.is_uncertain = True
+            self.keeper.put(register)
 
     def resume(self, entry: Entry) -> bool:
         """Have an entry in trouble tried again; False if it is held no more."""

@@ -32,6 +32,8 @@ class Tables:
         """Whether an entry, or a later one in its place, is held already."""
         if isinstance(entry, Register):
             held = self.registers.get(entry.key)
+            if held is not None and held.stamp == entry.stamp:
+                held.is_uncertain = held.is_uncertain or entry.is_uncertain
             return held is not None and held.stamp >= entry.stamp
         if isinstance(entry, Delta):
             name = entry.writer, entry.sequence
@@ -49,12 +51,26 @@ class Tables:
         return None
 
     def first(self, key: bytes) -> Entry | None:
-        """Return the entry of a key or order key that is to be sent first."""
-        register = self.registers.get(key)
-        if register is not None:
-            return register
-        queue = self.deltas.get(key) or self.postings.get(key)
-        return queue[0] if queue else None
+        """Return the entry of a key or order key that is to be sent first.
+
+        None while there is none, or it waits for a decision. Deltas need not wait for
+        each other: those in trouble were not added.
+        """
+        entry: Entry | None = self.registers.get(key)
+        if entry is None and key in self.deltas:
+            entry = next((one for one in self.deltas[key] if not one.trouble), None)
+        elif entry is None and key in self.postings:
+            entry = self.postings[key][0]
+        return None if entry is None or entry.trouble else entry
+
+    def enqueue(self, delta: Delta) -> None:
+        """Put a delta in its place: behind all of its writer's lower numbers."""
+        queue = self.deltas.setdefault(delta.key, deque())
+        for at, other in enumerate(queue):
+            if other.writer == delta.writer and other.sequence > delta.sequence:
+                queue.insert(at, delta)
+                return
+        queue.append(delta)
 
     def holds(self, entry: Entry) -> bool:
         """Whether this very entry is still held: no later one has replaced it."""
