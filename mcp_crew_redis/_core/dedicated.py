@@ -20,8 +20,8 @@ from mcp_crew_redis._core.seam import (
 from mcp_crew_redis._core.sentinel_connection import following_class, make_sentinels
 from mcp_crew_redis._core.sentinels import Sentinels
 from mcp_crew_redis._core.topology import SentinelSettings
-from mcp_crew_redis._core.wire_errors import WireOverloadedError
-from mcp_crew_redis._core.wire_settings import WireSettings
+from mcp_crew_redis._core.wire_errors import WireOverloadedError, WireTimeoutError
+from mcp_crew_redis._core.wire_settings import PATIENCE, WireSettings
 
 __all__ = ["DedicatedPool"]
 
@@ -50,6 +50,8 @@ class DedicatedPool(BlockingConnectionPool):
         kwargs = dict(connection_kwargs)
         kwargs["retry"] = never_retry()
         kwargs.pop("max_connections", None)
+        # redis-py leaves it at 5 s on a unix socket.
+        kwargs.setdefault("socket_connect_timeout", settings.connect_timeout)
         kind = crew_connection_class(connection_class)
         self.sentinels: Sentinels | None = None
         if sentinels is not None:
@@ -112,9 +114,15 @@ class DedicatedPool(BlockingConnectionPool):
             raise self._failed(error) from error
 
     async def _take(self) -> Any:
-        self.node.connector.check_pace(is_final=True)
+        self.node.connector.check_pace(is_final=self._has_connected())
+        patience = PATIENCE * self._settings.command_timeout
         try:
-            return await super().get_connection()
+            async with asyncio.timeout(patience):
+                return await super().get_connection()
+        except TimeoutError as error:
+            if isinstance(error, redis_errors.RedisError):
+                raise self._failed(error) from error
+            raise self._failed(WireTimeoutError(patience, sent=False)) from None
         except redis_errors.ConnectionError as error:
             if isinstance(error.__cause__, TimeoutError) and not self._has_free():
                 raise WireOverloadedError(
@@ -126,16 +134,17 @@ class DedicatedPool(BlockingConnectionPool):
         except (redis_errors.RedisError, OSError) as error:
             raise self._failed(error) from error
 
+    def _has_connected(self) -> bool:
+        """Whether a connection is free that needs no dial."""
+        return any(one.is_connected for one in self._available_connections)
+
     def _has_free(self) -> bool:
         return bool(self.can_get_connection())
 
     def _failed(self, error: Exception) -> Exception:
         failure = explain(error, self._settings.connect_timeout)
-        if failure.is_final:
-            self.node.connector.note(failure)
-        else:
-            breaker = self.node.breaker
-            breaker.record_failure(breaker.generation, failure.cause)
+        failure.__cause__ = error  # the node tells a full server by it
+        self.node.connector.note(failure)
         return failure.make()
 
     async def put_back(self, connection: AbstractConnection) -> None:

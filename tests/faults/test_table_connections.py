@@ -26,6 +26,7 @@ from mcp_crew_redis.errors import (
 )
 from mcp_crew_redis.testing.path import Path
 from tests.faults.table_parts import (
+    KINDS,
     LARGE,
     NOISE,
     all_timed,
@@ -172,17 +173,25 @@ async def test_hung_server_is_noticed_by_a_dial_beside_an_idle_lane(there, way):
             assert client.statistics().circuit.cause == "silence"
 
 
-async def test_hung_server_holds_a_dedicated_connection_no_longer_than_a_dial(
-    there, way
-):
-    """The handshake is part of the dial, however patient its commands may be."""
-    async with wire(way, connect_timeout=CT, dedicated_timeout=60.0) as client:
+@pytest.mark.parametrize("kind", ["blocking", "transaction"])
+async def test_hung_server_holds_a_dial_of_another_kind_no_longer(there, way, kind):
+    """A connection of its own is dialled as a lane is, and opens the circuit too."""
+    async with wire(way, connect_timeout=30.0, dedicated_timeout=60.0) as client:
         with there.paused():
-            seconds, error = await timed(client.blpop("l", 0.1))
+            seconds, error = await timed(KINDS[kind](client))
 
-        assert isinstance(error, OperationTimeoutError)
-        assert not error.sent
-        assert seconds < 10.0
+            assert isinstance(error, OperationTimeoutError)
+            assert not error.sent
+            assert seconds < PATIENCE * CT * NOISE
+            await assert_answers_at_once(client)
+
+
+async def test_refused_dial_of_a_dedicated_connection_opens_the_circuit(there, way):
+    """With no lane alive, one is enough, whoever dialled."""
+    there.kill()
+    async with wire(way) as client:
+        assert isinstance(await outcome(client.blpop(["l"], 0.1)), ConnectionLostError)
+        await assert_answers_at_once(client)
 
 
 async def test_hung_server_meets_a_caller_who_had_waited_for_room(there, way):

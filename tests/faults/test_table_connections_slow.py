@@ -107,14 +107,19 @@ async def test_callers_over_the_cap_of_a_paused_server_are_shed(there, way):
 # --- full ---------------------------------------------------------------------------
 
 
-async def test_full_server_refuses_newcomers_and_serves_who_is_there(there, way):
+@pytest.mark.parametrize("kind", ["large", "blocking"])
+async def test_full_server_refuses_newcomers_and_serves_who_is_there(there, way, kind):
     """No failure of the node, few attempts; a place that is free again is taken."""
+    calls: dict[str, Callable[[PipelinedRedis], Any]] = {
+        "large": lambda client: client.set("large", LARGE),
+        "blocking": lambda client: client.blpop(["l"], 0.01),
+    }
     async with wire(way) as client:
         await client.set("k", "v")
         await client.config_set("maxclients", 1)
 
         for _ in range(100):
-            error = await outcome(client.set("large", LARGE))
+            error = await outcome(calls[kind](client))
             assert isinstance(error, UnavailableError)
             assert await client.get("k") == b"v"
 
@@ -123,7 +128,7 @@ async def test_full_server_refuses_newcomers_and_serves_who_is_there(there, way)
         rejected = (await client.info("stats"))["rejected_connections"]
         assert 1 <= rejected <= 10  # the dials keep their distance
         await client.config_set("maxclients", 100)
-        assert await eventually(lambda: client.set("large", LARGE), "it is let in")
+        await eventually(lambda: calls[kind](client), "it is let in")
 
 
 # --- dead in silence ----------------------------------------------------------------
