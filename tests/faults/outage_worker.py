@@ -32,7 +32,7 @@ from mcp_crew_redis.store.window import ReplayWindow
 from tests.faults.outage_log import CallLog
 
 TENANTS = ("t0", "t1", "t2")
-NAMES = tuple(f"k{at}" for at in range(8))
+NAMES = tuple(f"k{at}" for at in range(5))
 COUNTERS = ("c0", "c1")
 STATE = DataType.STATE
 DRAIN = 30.0
