@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -11,11 +12,14 @@ from mcp_crew_redis._core.dialling import DialFailedError
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.wire_settings import WireSettings
 from mcp_crew_redis.clock import Clock
+from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.log import get_logger
 
 __all__ = ["Connector"]
 
 log = get_logger(__name__)
+
+RETURN_PAUSE = 0.1  # seconds between dials that nobody asked for
 
 
 class Connector:
@@ -62,6 +66,14 @@ class Connector:
         await asyncio.shield(running)
         if self._failure is not None:
             raise self._failure.make()
+
+    async def come_back(self, is_needed: Callable[[], bool]) -> None:
+        """Dial although nobody asks, as long as `is_needed`."""
+        while is_needed():
+            with contextlib.suppress(CrewRedisError):
+                await self.connected(is_bulk=False)
+            if is_needed():
+                await self._clock.sleep(RETURN_PAUSE)
 
     def check_pace(self, *, is_final: bool = False) -> None:
         """Raise the last failure again while it is too early for another dial.

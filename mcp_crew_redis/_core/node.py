@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
@@ -26,6 +26,7 @@ from mcp_crew_redis._core.breaker import (
 from mcp_crew_redis._core.connector import Connector
 from mcp_crew_redis._core.destination import Destination
 from mcp_crew_redis._core.dialling import DialFailedError, Dialler, Greeting
+from mcp_crew_redis._core.greeter import Greeter
 from mcp_crew_redis._core.lane import PING, Lane
 from mcp_crew_redis._core.lane_keeper import EndedLane
 from mcp_crew_redis._core.owner import TaskOwner
@@ -44,14 +45,6 @@ log = get_logger(__name__)
 
 RETIRE_PAUSE = 0.5  # seconds
 GARBAGE = "protocol"  # the cause of a lane's end by what is no reply
-
-
-class Greeter(Protocol):
-    """Has a say before a new connection is offered to anybody."""
-
-    async def greet(self, lane: Lane, greeting: Greeting, heard: float) -> None:
-        """Use the lane first; raises DialFailedError if that failed."""
-        ...
 
 
 class Node:
@@ -145,10 +138,8 @@ class Node:
             greeting = await self._dialler.dial(lane, strays)
         finally:
             doubt.cancel()
-        self._end_strangers(greeting)
         if self.restorer is not None:
-            heard = max(self.interactive.heard, self.bulk.heard)
-            await self.restorer.greet(lane, greeting, heard)
+            await self.restorer.greet(lane, greeting, (self.interactive, self.bulk))
         self.greeting = greeting
         lane.run_id = greeting.run_id
         if self.is_closed:
@@ -160,16 +151,6 @@ class Node:
             self.interactive = lane
         self.strays.forget(strays)  # opens the gates too
         log.info("wire.lane_connected", lane=lane.name, node=self.address)
-
-    def _end_strangers(self, greeting: Greeting) -> None:
-        """End the other lane if it leads to a server that is not this one.
-
-        What is sent from now on goes to one server, and what that one may lack is
-        known as a whole.
-        """
-        for lane in (self.interactive, self.bulk):
-            if lane.is_alive and greeting.run_id and lane.run_id != greeting.run_id:
-                lane.end("another server")
 
     def _doubt(self) -> None:
         """Ask on the idle living lane: if it is silent too, the circuit must open."""
@@ -235,6 +216,12 @@ class Node:
             self.give_up(lane.client_id, lane.run_id)
         if unanswered or cause == GARBAGE:
             self.breaker.record_failure(token, cause)
+        if self.restorer is not None and self.restorer.is_wanted:
+            self._owner.start(self.connector.come_back(self._needs_dial), "return")
+
+    def _needs_dial(self) -> bool:
+        """Whether nobody else dials: an open circuit is the prober's."""
+        return not self.is_closed and self.breaker.is_closed and not self._living()
 
     def retire(self, cause: str) -> None:
         """Give up both lanes: the address may lead to another server already.

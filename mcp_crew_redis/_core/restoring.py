@@ -27,6 +27,11 @@ CHUNK_BYTES: Final = 1024 * 1024
 class Memory(Protocol):
     """Remembers what a server has acknowledged."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether `calls` would return none."""
+        ...
+
     def calls(self, since: float) -> Sequence[Call]:
         """Return scripts that put back what was acknowledged after `since`.
 
@@ -35,8 +40,12 @@ class Memory(Protocol):
         """
         ...
 
-    def restored(self, calls: Sequence[Call], replies: Sequence[object]) -> None:
-        """Take the answers; errors among them are ours."""
+    def restored(self, calls: Sequence[Call], replies: Sequence[object]) -> bool:
+        """Take the answers; errors among them are ours.
+
+        Returns:
+            Whether the server may be used.
+        """
         ...
 
 
@@ -57,21 +66,34 @@ class Restorer:
         self._scripts = scripts
         self._known: tuple[str, str] | None = None
 
-    async def greet(self, lane: Lane, greeting: Greeting, heard: float) -> None:
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the next server should be met soon: it may lack something."""
+        return not self._memory.is_empty
+
+    async def greet(
+        self, lane: Lane, greeting: Greeting, others: Sequence[Lane]
+    ) -> None:
         """Put back what `lane`'s server may lack, if it is another one.
+
+        Another lane that still leads to the one before is ended: what is sent from now
+        on goes to one server, and what that one may lack is known as a whole.
 
         Args:
             lane: Connected, and known to nobody else.
             greeting: What its server says of itself.
-            heard: Loop seconds of the last answer of the server before.
+            others: The lanes so far.
 
         Raises:
             DialFailedError: The connection ended on the way; with the next one it
                 begins anew.
         """
+        for other in others:
+            if other.is_alive and greeting.run_id not in ("", other.run_id):
+                other.end("another server")
         identity = greeting.run_id, greeting.replication_id
         if self._known is not None and self._known != identity and greeting.run_id:
-            calls = self._memory.calls(heard)
+            calls = self._memory.calls(max(other.heard for other in others))
             if calls:
                 await self._send_all(lane, calls)
         if greeting.run_id:
@@ -88,15 +110,14 @@ class Restorer:
             raise DialFailedError(
                 "restore", lambda: WireConnectionLostError(text)
             ) from error
-        self._memory.restored(
-            calls,
-            [
-                translated(reply)
-                if isinstance(reply, redis_errors.RedisError)
-                else reply
-                for reply in replies
-            ],
-        )
+        told = [
+            translated(reply) if isinstance(reply, redis_errors.RedisError) else reply
+            for reply in replies
+        ]
+        if not self._memory.restored(calls, told):
+            lane.end("not restored")
+            text = "the server refuses what must be put back first"
+            raise DialFailedError("restore", lambda: WireConnectionLostError(text))
 
 
 def _chunks(commands: Iterable[bytes]) -> Iterable[list[bytes]]:

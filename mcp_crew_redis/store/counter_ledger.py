@@ -65,18 +65,18 @@ class CounterLedger:
             expires_at=None,
         )
 
-    def added(self, key: bytes, value: int, call: ScriptCall) -> None:
+    def added(self, key: bytes, value: int, made_us: int, call: ScriptCall) -> None:
         """Take note of an acknowledged addition and of the value after it."""
         values = self._values
         if key not in values and len(values) >= MAX_SEEN:
             del values[next(iter(values))]
         values[key] = value
-        self._window.note_script(key, call)
+        self._window.note(key, made_us, call)
 
     def forget(self, key: bytes) -> None:
         """Forget a counter that was deleted, and what waits for it."""
         self._values.pop(key, None)
-        self._window.forget_key(key)
+        self._window.forget_counter(key)
         for delta in list(self.deltas.get(key, ())):
             self._journal.remove(delta)
 

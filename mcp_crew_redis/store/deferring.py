@@ -7,6 +7,9 @@ they are exact again.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from mcp_crew_redis._wire.keys import TenantKeys
 from mcp_crew_redis.errors import (
     ConnectionLostError,
@@ -44,9 +47,9 @@ class DeferringCounters(Counters):
 
     # --- operations -------------------------------------------------------------------
 
-    async def increment(
+    def increment(
         self, keys: TenantKeys, identifier: str, amount: int, ttl_ms: int
-    ) -> int:
+    ) -> Coroutine[Any, Any, int]:
         """Add `amount`; without Redis return the value as believed.
 
         That is the last value seen here and all that waits here, whatever others add.
@@ -61,8 +64,8 @@ class DeferringCounters(Counters):
         if self._ledger.deltas:
             key = keys.key(DataType.COUNTER, identifier)
             if key in self._ledger.deltas and not self._is_held(key):
-                return await self.defer(keys, identifier, amount, ttl_ms)
-        return await super().increment(keys, identifier, amount, ttl_ms)
+                return self.defer(keys, identifier, amount, ttl_ms)
+        return super().increment(keys, identifier, amount, ttl_ms)
 
     def _is_held(self, key: bytes) -> bool:
         tally = self._tallies.get(key)
@@ -119,7 +122,8 @@ class DeferringCounters(Counters):
     # --- what becomes of batches ------------------------------------------------------
 
     def _added(self, tally: Tally, batch: Batch, value: int) -> None:
-        self._ledger.added(tally.key, value, self._command(tally, batch))
+        command = self._command(tally, batch)
+        self._ledger.added(tally.key, value, batch.made_us, command)
 
     def _keeps(self, tally: Tally, batch: Batch, error: UnavailableError) -> bool:
         if not is_away(error):
@@ -177,7 +181,8 @@ class DeferringCounters(Counters):
 
     def landed(self, delta: Delta, value: int, floor: bytes) -> None:
         """Take note that a delta was added and what came of it."""
-        self._ledger.added(delta.key, value, self.call(delta, floor))
+        now_us = self._now_us()
+        self._ledger.added(delta.key, value, now_us, self.call(delta, floor))
 
     def _defer_waiting(self, tally: Tally) -> None:
         """Send all who wait into the journal."""

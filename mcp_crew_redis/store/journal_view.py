@@ -130,7 +130,9 @@ class JournalView:
     def discard(self, entries: Iterable[Unresolved]) -> int:
         """Drop entries for good and return how many there were."""
         journal = self._store.journal
-        return sum(journal.remove(entry._entry) for entry in entries)  # noqa: SLF001
+        count = sum(journal.remove(entry._entry) for entry in entries)  # noqa: SLF001
+        self._store.sync.kick()  # what stood behind them
+        return count
 
     def apply(self, entries: Iterable[Unresolved]) -> int:
         """Try entries again, even those too old; return how many there were.

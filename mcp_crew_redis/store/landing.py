@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from enum import Enum
 from typing import Any, Final, Protocol
+from uuid import uuid4
 
 from mcp_crew_redis._core.port import Call
 from mcp_crew_redis._wire.header import MAX_STAMP
@@ -19,18 +22,27 @@ from mcp_crew_redis.store.fallback import Fallback
 from mcp_crew_redis.store.journal.entries import Delta, Entry, Posting, Register
 from mcp_crew_redis.store.resolving import Resolver
 
-__all__ = ["Landing", "Relay", "landed"]
+__all__ = ["Landing", "Relay", "Settled", "landed"]
 
 log = get_logger(__name__)
 
 NEWER, APPLIED, DUPLICATE, OTHER, OVER, PURGED, FORGOTTEN = range(7)
 """The outcomes of sync_merge.lua."""
 _MICROSECONDS: Final = 1_000_000
+MAX_INSISTED: Final = 10_000
 
 
 def landed(reply: object) -> bool:
     """Whether a script's answer says that it has written now, or had before."""
     return isinstance(reply, list) and int(reply[0]) in (APPLIED, DUPLICATE)
+
+
+class Settled(Enum):
+    """What an answer means for an entry."""
+
+    DONE = "done"  # the journal has dropped it
+    CONFLICT = "conflict"  # somebody else's newer write stands: see `resolve`
+    TROUBLED = "troubled"  # it waits for a decision
 
 
 class Relay(Protocol):
@@ -78,7 +90,7 @@ class Landing:
         self._counters = counters
         self._memory_us = round(context.tombstone_ttl * _MICROSECONDS)
         self._now_us = context.stamps.hybrid.now_us
-        self._insisted: set[bytes] = set()
+        self._insisted: set[Register] = set()
 
     # --- before -----------------------------------------------------------------------
 
@@ -93,43 +105,50 @@ class Landing:
                 calls.append(call)
         return ready, calls
 
-    def release(self, batch: Sequence[Entry]) -> None:
+    def release(self, batch: Iterable[Entry]) -> None:
         """Let callers go on who waited for something in this batch."""
         for entry in batch:
             if isinstance(entry, Delta):
                 self._counters.release(entry.key)
 
-    def insist(self, entry: Entry) -> bool:
-        """Have an entry in trouble tried again, however old it is."""
-        if not self._journal.resume(entry):
-            return False
-        if isinstance(entry, Delta):
-            entry.frozen_us = self._now_us()
-        else:
-            self._insisted.add(entry.name)
-        return True
-
-    @staticmethod
-    def doubt(entries: Sequence[Entry]) -> None:
+    def doubt(self, entries: Iterable[Entry]) -> None:
         """Take note that entries may stand in Redis although nothing was heard."""
         for entry in entries:
             if isinstance(entry, Register):
-                entry.is_uncertain = True
+                self._journal.doubt(entry)
+
+    def insist(self, entry: Entry) -> bool:
+        """Have an entry in trouble tried again, however old it is."""
+        if isinstance(entry, Delta):
+            if not self._journal.remove(entry):
+                return False
+            # Under another name: later numbers of its writer may have been added.
+            again = replace(
+                entry, writer=uuid4().hex, sequence=1, is_frozen=False, trouble=""
+            )
+            self._journal.add(again)
+            return True
+        if not self._journal.resume(entry):
+            return False
+        if isinstance(entry, Register):
+            if len(self._insisted) >= MAX_INSISTED:
+                self._insisted.clear()
+            self._insisted.add(entry)
+        return True
 
     def _call(self, entry: Entry) -> Call | None:
         if isinstance(entry, Register):
-            names = (entry.key, self._floor(entry))
-            memory_us = self._memory_us
-            if entry.key in self._insisted:
-                self._insisted.discard(entry.key)
-                memory_us = MAX_STAMP
+            is_insisted = entry in self._insisted
+            self._insisted.discard(entry)
+            memory_us = MAX_STAMP if is_insisted else self._memory_us
             args = (entry.sealed, entry.expires_at_ms, memory_us)
-            return "sync_merge", names, args
+            return "sync_merge", (entry.key, self._floor(entry)), args
         if isinstance(entry, Delta):
             return self._add(entry)
         relay = self.relays.get(entry.kind)
         if relay is None:
-            entry.trouble = f"nobody hands on postings of kind {entry.kind!r}"
+            reason = f"nobody hands on postings of kind {entry.kind!r}"
+            self._journal.trouble(entry, reason)
             return None
         return relay.call(entry)
 
@@ -137,7 +156,8 @@ class Landing:
         now_us = self._now_us()
         age = (now_us - delta.frozen_us) / _MICROSECONDS if delta.is_frozen else 0.0
         if age > MEMORY:
-            delta.trouble = "sent and unanswered too long ago to be sent again"
+            reason = "sent and unanswered too long ago to be sent again"
+            self._journal.trouble(delta, reason)
             return None
         if not self._counters.hold(delta.key):
             return None  # a batch of live callers is under way: with the next round
@@ -149,41 +169,49 @@ class Landing:
 
     # --- after ------------------------------------------------------------------------
 
-    async def settle(self, entry: Entry, reply: object) -> bool:
-        """Judge one answer.
+    def settle(self, entry: Entry, reply: object) -> Settled:
+        """Judge one answer; nothing is awaited.
 
-        Returns:
-            Whether the entry is done with. If not, it is in trouble: it waits for a
-            decision.
+        What cannot be judged waits for a decision: one entry must not stop the others.
+        """
+        try:
+            settled = self._settle(entry, reply)
+        except Exception as error:  # noqa: BLE001 - a relay's own, or a strange answer
+            settled = f"{type(error).__name__}: {error}"
+        if isinstance(settled, str):
+            self._journal.trouble(entry, settled)
+            count = self._journal.unresolved
+            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood
+                log.warning("journal.entry_unresolved", reason=settled, count=count)
+            return Settled.TROUBLED
+        if settled is Settled.DONE:
+            self._journal.remove(entry)
+        return settled
+
+    async def resolve(self, register: Register) -> None:
+        """See to a conflict that `settle` has found.
 
         Raises:
-            UnavailableError: Redis did not answer what a conflict had to ask.
+            UnavailableError: Redis did not answer; it is a conflict still.
         """
-        if isinstance(reply, CrewRedisError):
-            entry.trouble = str(reply)
-        elif isinstance(entry, Register):
-            assert isinstance(reply, list)
-            await self._settle_register(entry, int(reply[0]), int(reply[1]))
-        elif isinstance(entry, Delta):
-            assert isinstance(reply, list)
-            self._settle_delta(entry, reply)
-        else:
-            entry.trouble = self.relays[entry.kind].settle(entry, reply)
-            if not entry.trouble:
-                self.statistics.applied += 1
-        if entry.trouble:
-            count = self._journal.unresolved + 1
-            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood
-                log.warning(
-                    "journal.entry_unresolved", reason=entry.trouble, count=count
-                )
-            return False
-        self._journal.remove(entry)
-        return True
+        await self._resolver.resolve(register)
+        self._journal.remove(register)
 
-    async def _settle_register(
+    def _settle(self, entry: Entry, reply: object) -> Settled | str:
+        if isinstance(reply, CrewRedisError):
+            return str(reply)
+        if isinstance(entry, Posting):
+            complaint = self.relays[entry.kind].settle(entry, reply)
+            self.statistics.applied += not complaint
+            return complaint or Settled.DONE
+        assert isinstance(reply, list)
+        if isinstance(entry, Delta):
+            return self._settle_delta(entry, reply)
+        return self._settle_register(entry, int(reply[0]), int(reply[1]))
+
+    def _settle_register(
         self, register: Register, outcome: int, stands: int
-    ) -> None:
+    ) -> Settled | str:
         self._context.stamps.follow(stands)
         told = self.statistics
         if outcome in (APPLIED, DUPLICATE):
@@ -191,34 +219,35 @@ class Landing:
             told.duplicates += outcome == DUPLICATE
             self._fallback.landed(register.key, register.stamp, register.sealed)
         elif outcome in (NEWER, OTHER):
-            if not self._journal.holds(register):
-                told.superseded += 1  # by a later write of this process
-            elif register.is_uncertain and outcome == NEWER:
-                told.superseded += 1
-            else:
-                await self._resolver.resolve(register, stands)
+            is_own = register.is_uncertain and outcome == NEWER
+            if not is_own and self._journal.holds(register):
+                return Settled.CONFLICT
+            told.superseded += 1
         elif outcome == OVER:
             told.expired += 1
         elif outcome == PURGED:
             told.purged += 1
         else:
-            register.trouble = (
+            return (
                 "older than REDIS_CREW_TOMBSTONE_TTL, and nothing stands under its "
                 "key: it may have been deleted since"
             )
+        return Settled.DONE
 
-    def _settle_delta(self, delta: Delta, reply: Sequence[Any]) -> None:
+    def _settle_delta(self, delta: Delta, reply: Sequence[Any]) -> Settled | str:
         status = Added(int(reply[0]))
         told = self.statistics
         if status in (Added.ADDED, Added.REPEATED):
             told.applied += status is Added.ADDED
             told.duplicates += status is Added.REPEATED
-            self._counters.landed(delta, int(reply[1]), self._floor(delta))
+            if self._journal.holds(delta):  # else the counter was deleted meanwhile
+                self._counters.landed(delta, int(reply[1]), self._floor(delta))
         elif status is Added.OUT_OF_ORDER:
             told.duplicates += 1  # a later one of the same writer has been added
         elif status is Added.PURGED:
             told.purged += 1
         elif status is Added.OVERFLOW:
-            delta.trouble = "the counter would leave the range of 64-bit integers"
+            return "the counter would leave the range of 64-bit integers"
         else:
-            delta.trouble = "the key holds something else than a counter"
+            return "the key holds something else than a counter"
+        return Settled.DONE

@@ -8,6 +8,7 @@ from typing import Final
 
 from mcp_crew_redis._wire.header import Sealed, seal, unseal
 from mcp_crew_redis._wire.keys import MetaKey
+from mcp_crew_redis._wire.ttl import ttl_ms
 from mcp_crew_redis.errors import CodecError, DataError
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.conflicts import (
@@ -29,6 +30,8 @@ log = get_logger(__name__)
 
 MERGE_TIMEOUT: Final = 5.0
 """Seconds that a merge callback may take."""
+MAX_MERGING: Final = 128
+"""Merges whose answer is not known, at a time."""
 
 
 class Resolver:
@@ -56,34 +59,45 @@ class Resolver:
         self._context = context
         self._port, self._keys = context.port, context.keys
         self._fallback = fallback
+        self._journal = fallback.journal
         self._merge = merge
         self._now_us = context.stamps.hybrid.now_us
         # What a merge has sent and not heard of: asked again, it would merge twice.
         self._merging: dict[bytes, bytes] = {}
 
-    async def resolve(self, register: Register, stands: int) -> None:
-        """Ask the merge callback, and leave what stands if it has nothing better."""
+    async def resolve(self, register: Register) -> None:
+        """Ask the merge callback, and leave what stands if it has nothing better.
+
+        Raises:
+            UnavailableError: Redis did not answer.
+        """
         for _ in range(MAX_TRIES):
             data = await self._port.send("GET", register.key)
-            if data is not None and data == self._merging.pop(register.key, None):
-                self.statistics.merged += 1  # it had landed, unheard
+            if data is not None and data == self._merging.get(register.key):
+                self._merged(register)  # it had landed, unheard
                 return
-            conflict, left_ms = self._describe(register, data, stands)
-            merged = await self._ask(conflict)
-            if merged is None:
+            conflict, left_ms = self._describe(register, data)
+            sealed = await self._ask(conflict, left_ms)
+            if not self._journal.holds(register):
+                self.statistics.superseded += 1  # written again here meanwhile
+                return
+            if sealed is None:
                 break
-            stands = conflict.remote_stamp
-            if await self._write(register, merged, stands + 1, left_ms):
-                self.statistics.merged += 1
+            if await self._write(register, sealed):
+                self._merged(register)
                 return
         self.statistics.conflicts += 1
+        self._merging.pop(register.key, None)
         self.conflicts.add(conflict, len(register.sealed) + len(data or b""))
         if (count := self.conflicts.count) & (count - 1) == 0:
             log.warning("journal.conflict_found", count=count)
 
-    def _describe(
-        self, register: Register, data: bytes | None, stands: int
-    ) -> tuple[Conflict, int]:
+    def _merged(self, register: Register) -> None:
+        self.statistics.merged += 1
+        sealed = self._merging.pop(register.key)
+        self._fallback.landed(register.key, unseal(sealed).stamp, sealed)
+
+    def _describe(self, register: Register, data: bytes | None) -> tuple[Conflict, int]:
         parsed = self._keys.parse(register.key)
         assert parsed is not None, "a key that this layer did not build"
         remote = _opened(data)
@@ -96,7 +110,7 @@ class Resolver:
             is_local_delete=register.is_tombstone,
             is_remote_delete=remote is None or remote.is_tombstone,
             local_stamp=register.stamp,
-            remote_stamp=remote.stamp if remote else stands,
+            remote_stamp=remote.stamp if remote else register.stamp,
         )
         return conflict, register.expires_at_ms - self._now_us() // 1_000
 
@@ -106,7 +120,11 @@ class Resolver:
         except DataError:
             return None
 
-    async def _ask(self, conflict: Conflict) -> Merged | None:
+    async def _ask(self, conflict: Conflict, left_ms: int) -> bytes | None:
+        """Return what the callback wants written, sealed; None for nothing.
+
+        One above what was merged: whoever has written since then has a higher stamp.
+        """
         if self._merge is None:
             return None
         try:
@@ -114,34 +132,33 @@ class Resolver:
                 answer = self._merge(conflict)
                 if inspect.isawaitable(answer):
                     answer = await answer
+            return None if answer is None else self._sealed(conflict, answer, left_ms)
         except Exception as error:
             log.warning("journal.merge_failed", exc_info=error)
             return None
-        return answer
 
-    async def _write(
-        self, register: Register, merged: Merged, stamp: int, left_ms: int
-    ) -> bool:
-        """Write a merged value over the very write that was merged, and no other."""
-        lives_ms = max(1, left_ms if merged.ttl is None else round(merged.ttl * 1e3))
+    def _sealed(self, conflict: Conflict, merged: Merged, left_ms: int) -> bytes:
+        if not isinstance(merged, Merged):
+            raise TypeError(f"a merge returns Merged or None, not {type(merged)}")
+        lives_ms = max(1, left_ms) if merged.ttl is None else ttl_ms(merged.ttl)
         context = self._context
-        sealed = seal(
-            stamp,
+        return seal(
+            conflict.remote_stamp + 1,
             context.codec.encode(merged.value),
             self._now_us() // 1_000 + lives_ms,
             max_bytes=context.max_value_bytes,
         )
+
+    async def _write(self, register: Register, sealed: bytes) -> bool:
+        """Write over the very write that was merged, and over no other."""
+        if len(self._merging) >= MAX_MERGING:
+            del self._merging[next(iter(self._merging))]
         self._merging[register.key] = sealed
         floor = self._keys.tenant(register.tenant_id).meta(MetaKey.FLOOR)
-        names = (register.key, floor)
-        args = (sealed, lives_ms)
-        # One above what was merged: whoever has written since then has a higher one.
+        lives_ms = (unseal(sealed).expires_at_ms or 0) - self._now_us() // 1_000
+        names, args = (register.key, floor), (sealed, max(1, lives_ms))
         reply = await self._port.run("set_newer", names, args, is_repeatable=True)
-        del self._merging[register.key]
-        if int(reply[0]) in REFUSED:
-            return False
-        self._fallback.landed(register.key, stamp, sealed)
-        return True
+        return int(reply[0]) not in REFUSED
 
 
 def _opened(data: bytes | None) -> Sealed | None:

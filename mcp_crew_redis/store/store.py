@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.restoring import Restorer
 from mcp_crew_redis._wire.keys import TenantKeys
 from mcp_crew_redis.errors import DataError, UnavailableError
+from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.batches import Batches
 from mcp_crew_redis.store.conflicts import MergeConflict
 from mcp_crew_redis.store.context import StoreContext
@@ -28,6 +30,8 @@ from mcp_crew_redis.store.window import ReplayWindow
 from mcp_crew_redis.types import DataType
 
 __all__ = ["Store"]
+
+log = get_logger(__name__)
 
 
 class Store:
@@ -73,6 +77,7 @@ class Store:
         self.journal = Journal() if journal is None else journal
         self.window = ReplayWindow(
             context.clock,
+            context.stamps,
             context.keys,
             self.journal,
             seconds=replay_window,
@@ -91,7 +96,9 @@ class Store:
         self.sync = Synchroniser(context, self.journal, registry, self.landing)
         self._noted = order.noted
         self._prepared = order.prepared
+        self._owner = TaskOwner("store")
         context.stamps.on_first = self.journal.shift
+        self.window.on_floor = self._sweep_again
         if replay_window > 0:
             node = context.port.client.node
             node.restorer = Restorer(self.window, context.port.scripts)
@@ -132,7 +139,17 @@ class Store:
         self.journal.forget(tenant_id, floor)
         self.window.note_floor(tenant_id, floor)
 
+    def _sweep_again(self, tenant_id: str, floor: int) -> None:
+        self._owner.start(self._sweep(tenant_id, floor), "sweep")
+
+    async def _sweep(self, tenant_id: str, floor: int) -> None:
+        try:
+            await self.upkeep.sweep(tenant_id, floor)
+        except UnavailableError as error:
+            log.warning("tenant.sweep_failed", cause=type(error).__name__)
+
     async def aclose(self) -> None:
         """Synchronise what can be, end what is under way. Idempotent."""
+        await self._owner.aclose()
         await self.sync.aclose()
         await self.context.stamps.aclose()

@@ -19,16 +19,13 @@ from mcp_crew_redis._core.backoff import DecorrelatedJitter
 from mcp_crew_redis._core.breaker import CircuitState
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.port import Call
-from mcp_crew_redis.errors import (
-    ConfigurationError,
-    CrewRedisError,
-    UnavailableError,
-)
+from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.context import StoreContext, TenantNotes
-from mcp_crew_redis.store.journal.entries import Entry
+from mcp_crew_redis.store.counting import may_have_happened
+from mcp_crew_redis.store.journal.entries import Entry, Register
 from mcp_crew_redis.store.journal.journal import Journal
-from mcp_crew_redis.store.landing import Landing, landed
+from mcp_crew_redis.store.landing import Landing, Settled, landed
 
 __all__ = ["Synchroniser"]
 
@@ -87,6 +84,7 @@ class Synchroniser:
         self._random = random or Random()  # noqa: S311 - jitter
         self._owner = TaskOwner("sync")
         self._is_closed = False
+        self._unnoted: dict[str, None] = {}  # tenants, at most those of one batch more
         self._next_adoption = 0.0
         self._recovered = asyncio.Event()
         self._idle = asyncio.Event()
@@ -139,12 +137,12 @@ class Synchroniser:
     async def _drain(self) -> None:
         pauses = DecorrelatedJitter(self._random, base=FIRST_PAUSE, cap=MAX_PAUSE)
         count = 0
-        while self._journal.has_work:
+        while self._journal.has_work or self._unnoted:
             await self._until_closed()
             began = self._clock.monotonic()
             try:
                 done = await self._round()
-            except CrewRedisError as error:
+            except Exception as error:  # noqa: BLE001 - nothing may end this but its owner
                 self._failed(error)
                 await self._clock.sleep(next(pauses))
                 continue
@@ -170,9 +168,13 @@ class Synchroniser:
         if left > 0 and self._journal.has_work:
             await self._clock.sleep(left)
 
-    def _failed(self, error: CrewRedisError) -> None:
+    def _failed(self, error: Exception) -> None:
         if self.reason is None:
-            log.warning("journal.sync_failed", cause=type(error).__name__)
+            is_ours = isinstance(error, CrewRedisError)
+            told = None if is_ours else error  # a defect: with its traceback
+            log.warning(
+                "journal.sync_failed", cause=type(error).__name__, exc_info=told
+            )
         self.reason = f"{type(error).__name__}: {error}"
 
     # --- one round trip ---------------------------------------------------------------
@@ -180,39 +182,91 @@ class Synchroniser:
     async def _round(self) -> int:
         if not self._stamps.is_ready:
             await self._stamps.ready()
+        await self._note()
         batch = self._journal.batch(BATCH, BATCH_BYTES)
-        left = list(batch)
+        left = dict.fromkeys(batch)
         try:
             ready, calls = self._landing.prepare(batch)
-            refusal = await self._exchange(ready, calls, left)
+            if not calls:
+                await self._clock.sleep(FIRST_PAUSE)  # all of it is under way elsewhere
+                return 0
+            await self._exchange(ready, calls, left)
         finally:
             for entry in left:
                 self._journal.again(entry)
             self._landing.release(batch)
-        if refusal is not None:
-            raise refusal
+        await self._note()
         return len(batch)
 
     async def _exchange(
-        self, ready: Sequence[Entry], calls: Sequence[Call], left: list[Entry]
-    ) -> CrewRedisError | None:
-        """Send, and judge each answer; what is settled is taken out of `left`."""
+        self, ready: Sequence[Entry], calls: Sequence[Call], left: dict[Entry, None]
+    ) -> None:
+        """Send, and judge each answer; what is settled is taken out of `left`.
+
+        Raises:
+            UnavailableError: Redis did not answer, or refuses to serve.
+        """
         landing = self._landing
-        try:
-            replies = await self._port.run_many(calls)
-        except BaseException:
-            landing.doubt(ready)  # all of it may stand in Redis
-            raise
-        answered = list(zip(ready, replies, strict=True))
-        for tenant in {one.tenant_id for one, reply in answered if landed(reply)}:
-            await self._registry.note(tenant)
+        doubtful = dict.fromkeys(ready)
         refusal: CrewRedisError | None = None
-        for entry, reply in answered:
-            if isinstance(reply, UnavailableError | ConfigurationError):
-                refusal = reply  # Redis does not serve this now: later
-            elif await landing.settle(entry, reply):
-                left.remove(entry)
-        return refusal
+        conflicts: list[Register] = []
+        try:
+            for entry, reply in zip(
+                ready, await self._send(calls, doubtful), strict=True
+            ):
+                del doubtful[entry]
+                if isinstance(reply, UnavailableError):
+                    refusal = reply  # not executed: later
+                    continue
+                if landed(reply):
+                    self._unnoted[entry.tenant_id] = None
+                settled = landing.settle(entry, reply)
+                if settled is Settled.CONFLICT and isinstance(entry, Register):
+                    conflicts.append(entry)
+                else:
+                    del left[entry]
+        finally:
+            landing.doubt(doubtful)
+        landing.release(ready)  # nobody waits for somebody else's conflicts
+        await self._resolve(conflicts, left)
+        if refusal is not None:
+            raise refusal
+
+    async def _send(
+        self, calls: Sequence[Call], doubtful: dict[Entry, None]
+    ) -> Sequence[object]:
+        try:
+            return await self._port.run_many(calls)
+        except UnavailableError as error:
+            if not may_have_happened(error):
+                doubtful.clear()
+            raise
+
+    async def _resolve(
+        self, conflicts: Sequence[Register], left: dict[Entry, None]
+    ) -> None:
+        """See to conflicts side by side: a merge callback may take its time."""
+        failures: list[CrewRedisError] = []
+
+        async def one(register: Register) -> None:
+            try:
+                await self._landing.resolve(register)
+                del left[register]
+            except CrewRedisError as error:
+                failures.append(error)
+
+        if conflicts:
+            async with asyncio.TaskGroup() as group:
+                for register in conflicts:
+                    group.create_task(one(register))
+        if failures:
+            raise failures[0]
+
+    async def _note(self) -> None:
+        """Tell the registry of tenants that have something in Redis again."""
+        for tenant_id in list(self._unnoted):
+            await self._registry.note(tenant_id)
+            del self._unnoted[tenant_id]
 
     # --- the end ----------------------------------------------------------------------
 

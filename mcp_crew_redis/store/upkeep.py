@@ -222,6 +222,16 @@ class Upkeep:
         log.info("tenant.purged", key_count=purge.removed, kept_count=purge.kept)
         return purge.removed
 
+    async def sweep(self, tenant_id: str, floor: int) -> int:
+        """Remove what a purge had removed and the server has again; return how much.
+
+        Raises:
+            UnavailableError: Redis did not answer; the rest is still there.
+        """
+        purge = _Purge(floor)
+        await self._pass(self._context.keys.tenant(tenant_id), purge, lambda _: None)
+        return purge.removed
+
     async def _raise_floor(self, keys: TenantKeys) -> int:
         stamps = self._context.stamps
         args = (stamps.hybrid.last,)

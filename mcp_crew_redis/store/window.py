@@ -10,25 +10,38 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
-from mcp_crew_redis._core.port import Call
+from mcp_crew_redis._core.script_batches import Call
 from mcp_crew_redis._wire.header import unseal
 from mcp_crew_redis._wire.keys import KeySpace, MetaKey
 from mcp_crew_redis.clock import Clock
-from mcp_crew_redis.errors import CrewRedisError, FallbackFullError
+from mcp_crew_redis.errors import CrewRedisError, FallbackFullError, UnavailableError
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.journal.entries import OVERHEAD, Delta, Register
 from mcp_crew_redis.store.journal.journal import Journal
+from mcp_crew_redis.store.stamps import StampSource
 
-__all__ = ["MAX_WINDOW_BYTES", "ReplayWindow"]
+__all__ = ["MAX_WINDOW_BYTES", "ReplayWindow", "WindowStatistics"]
 
 log = get_logger(__name__)
 
 MAX_WINDOW_BYTES: Final = 16 * 1024 * 1024
+LARGE: Final = 4_096
+"""Bytes of a value after which the window is measured at once."""
+STRIDE: Final = 256
+"""Other writes between two measurements."""
+SEARCH: Final = 1_000
+LAG_US: Final = 2_000_000
+"""Microseconds that an answer may come after its write was stamped."""
 FLOOR: Final = "floor_raise"
 ADD: Final = "counter_add"
 MERGE: Final = "sync_merge"
+APPLIED, FOUND = 1, 2
+"""Outcomes of both: done now, or found done."""
+
+Ack = tuple[int, bytes, bytes | Call]
 
 
 @dataclass(slots=True)
@@ -48,11 +61,16 @@ class WindowStatistics:
     not_restored: int = 0
 
 
+def _ignore(_tenant_id: str, _floor: int) -> None:
+    """Nobody purges again."""
+
+
 class ReplayWindow:
     """The last acknowledged writes, bounded by time and by bytes.
 
     Args:
-        clock: Local time.
+        clock: Local time, as connections have it.
+        stamps: The order of writes; a write's stamp is its time here.
         keys: Says whose a key is.
         journal: Takes what a new server refuses for now.
         seconds: How far it reaches back; 0 for no window.
@@ -60,13 +78,18 @@ class ReplayWindow:
         max_bytes: Limit of keys and values together.
 
     Attributes:
-        size: Bytes remembered.
+        acks: What was acknowledged, oldest first: its stamp, its key, and a value's
+            bytes or a script's arguments.
+        is_open: Whether anything is remembered at all.
         statistics: What became of it.
+        on_floor: Called with a tenant and its floor when a new server had lost that a
+            purge raised it: what was purged may stand again.
     """
 
     def __init__(
         self,
         clock: Clock,
+        stamps: StampSource,
         keys: KeySpace,
         journal: Journal,
         *,
@@ -74,64 +97,94 @@ class ReplayWindow:
         memory_us: int,
         max_bytes: int = MAX_WINDOW_BYTES,
     ) -> None:
-        self.size = 0
+        self.acks: deque[Ack] = deque()
+        self.is_open = seconds > 0
         self.statistics = WindowStatistics()
-        self._monotonic = clock.monotonic
+        self.on_floor: Callable[[str, int], None] = _ignore
+        self._monotonic, self._now_us = clock.monotonic, stamps.hybrid.now_us
         self._keys = keys
         self._journal = journal
-        self._seconds = seconds
+        self._reach_us = round(seconds * 1e6) + LAG_US
         self._memory_us = memory_us
-        self._max_bytes = max_bytes if seconds > 0 else 0
-        # When, under which key, and what: a value's bytes, or a script's arguments.
-        self._acks: deque[tuple[float, bytes, bytes | Call]] = deque()
+        self._max_bytes = max_bytes
+        self._size = self._measured = 0  # bytes of so many of the oldest acks
+        # Counters deleted and tenants purged: what was acknowledged before is void.
+        self._void: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._acks)
+        return len(self.acks)
 
     def __repr__(self) -> str:
-        return f"<ReplayWindow {self._seconds} s, {len(self)} writes>"
+        return f"<ReplayWindow {self._reach_us - LAG_US} us, {len(self)} writes>"
+
+    @property
+    def size(self) -> int:
+        """Bytes remembered."""
+        self.prune()
+        return self._size
 
     # --- remembering ------------------------------------------------------------------
 
-    def note(self, key: bytes, sealed: bytes) -> None:
-        """Remember an acknowledged value or tombstone."""
-        self._acks.append((self._monotonic(), key, sealed))
-        self.size += OVERHEAD + len(sealed)
-        if self._acks[0][0] < self._acks[-1][0] - self._seconds or (
-            self.size > self._max_bytes
-        ):
-            self._prune(self._acks[-1][0] - self._seconds)
-
-    def note_script(self, key: bytes, call: Call) -> None:
-        """Remember an acknowledged script whose repetition is harmless."""
-        self._acks.append((self._monotonic(), key, call))
-        self.size += OVERHEAD
-        self._prune(self._acks[-1][0] - self._seconds)
+    def note(self, key: bytes, stamp: int, what: bytes | Call) -> None:
+        """Remember an acknowledged write: a value's bytes, or a repeatable script."""
+        if self.is_open:
+            self.acks.append((stamp, key, what))
+            if len(self.acks) % STRIDE == 0 or len(what) > LARGE:
+                self.prune()
 
     def note_floor(self, tenant_id: str, floor: int) -> None:
         """Remember a purge, and forget what it has purged."""
-        head = b"{%s}" % tenant_id.encode()
-        self._forget(lambda each: head in each)
         key = self._keys.tenant(tenant_id).meta(MetaKey.FLOOR)
-        self.note_script(key, (FLOOR, (key,), (floor,)))
+        self._forget(key, floor)
+        self.note(key, floor, (FLOOR, (key,), (floor,)))
 
-    def forget_key(self, key: bytes) -> None:
+    def forget_counter(self, key: bytes) -> None:
         """Forget a counter that was deleted: it must not come back."""
-        if any(each == key for _, each, _ in self._acks):
-            self._forget(lambda each: each == key)
+        self._forget(key, self._now_us())
 
-    def _forget(self, is_doomed: Callable[[bytes], bool]) -> None:
-        kept = [ack for ack in self._acks if not is_doomed(ack[1])]
-        self._acks = deque(kept)
-        self.size = sum(_size(what) for _, _, what in kept)
+    def _forget(self, key: bytes, until: int) -> None:
+        if self.is_open:
+            self._void.pop(key, None)  # to the end: the oldest is the first
+            self._void[key] = until
 
-    def _prune(self, since: float) -> None:
-        acks = self._acks
-        while acks and (acks[0][0] < since or self.size > self._max_bytes):
+    @property
+    def is_empty(self) -> bool:
+        """Whether a new server would be sent nothing."""
+        return not self.acks
+
+    def has_newer(self, key: bytes, stamp: int) -> bool:
+        """Whether a later write of a key has been acknowledged just now.
+
+        Answers come nearly in the order of stamps: many older ones end the search.
+        """
+        older = 0
+        for other, name, _ in reversed(self.acks):
+            if other > stamp:
+                if name == key:
+                    return True
+            elif (older := older + 1) > SEARCH:
+                break
+        return False
+
+    def prune(self) -> None:
+        """Let go what is older than the window reaches, or too much for it."""
+        if self.acks:
+            self._prune(self.acks[-1][0] - self._reach_us)
+
+    def _prune(self, since_us: int) -> None:
+        acks = self.acks
+        for _, _, what in islice(reversed(acks), len(acks) - self._measured):
+            self._size += _size(what)
+        while acks and (acks[0][0] < since_us or self._size > self._max_bytes):
             at, _, what = acks.popleft()
-            self.size -= _size(what)
-            if at >= since and self._max_bytes:
-                self.statistics.overflowed += 1
+            self._size -= _size(what)
+            self.statistics.overflowed += at >= since_us
+        self._measured = len(acks)
+        while self._void:
+            key = next(iter(self._void))
+            if self._void[key] >= since_us:
+                break
+            del self._void[key]
 
     # --- putting back -----------------------------------------------------------------
 
@@ -139,22 +192,32 @@ class ReplayWindow:
         """Return what to run on a server that is another one than before.
 
         Args:
-            since: When the old one was last known to live: what it had acknowledged
-                longer ago than the window is safe.
+            since: Monotonic seconds at which the old one was last known to live: what
+                it had acknowledged longer ago than the window reaches is safe.
         """
-        self._prune(since - self._seconds)
+        ago_us = round((self._monotonic() - since) * 1e6)
+        self._prune(self._now_us() - ago_us - self._reach_us)
         values: dict[bytes, bytes] = {}
         floors: list[Call] = []
         others: list[Call] = []
-        for _, key, what in self._acks:
-            if isinstance(what, bytes):
+        for stamp, key, what in self.acks:
+            if not isinstance(what, bytes):
+                if what[0] == FLOOR:
+                    floors.append(what)
+                elif stamp > self._void_until(key):
+                    others.append(what)
+            elif stamp > self._void_until(key):
                 held = values.get(key)
-                if held is None or unseal(held).stamp < unseal(what).stamp:
+                if held is None or unseal(held).stamp < stamp:
                     values[key] = what
-            else:
-                (floors if what[0] == FLOOR else others).append(what)
         merges = [self._merge(key, sealed) for key, sealed in values.items()]
         return [*floors, *merges, *others]
+
+    def _void_until(self, key: bytes) -> int:
+        if not self._void:
+            return 0
+        floor = self._keys.tenant(self._tenant(key)).meta(MetaKey.FLOOR)
+        return max(self._void.get(key, 0), self._void.get(floor, 0))
 
     def _merge(self, key: bytes, sealed: bytes) -> Call:
         floor = self._keys.tenant(self._tenant(key)).meta(MetaKey.FLOOR)
@@ -166,24 +229,44 @@ class ReplayWindow:
         assert parsed is not None, "a key that this layer did not build"
         return parsed.tenant
 
-    def restored(self, calls: Sequence[Call], replies: Sequence[object]) -> None:
-        """Take the answers; what was refused for now goes to the journal."""
+    def restored(self, calls: Sequence[Call], replies: Sequence[object]) -> bool:
+        """Take the answers; what was refused for now goes to the journal.
+
+        Returns:
+            Whether the server may be used: not while it does not take a floor.
+        """
         restored = refused = 0
+        is_usable = True
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, CrewRedisError):
                 refused += 1
-                self._defer(call)
-            elif isinstance(reply, list) and int(reply[0]) == 1:
-                restored += 1
-        told = self.statistics
-        told.replays += 1
-        told.restored += restored
+                is_refused_floor = call[0] == FLOOR
+                if is_refused_floor and isinstance(reply, UnavailableError):
+                    is_usable = False
+                else:
+                    self._defer(call)
+            elif call[0] == FLOOR:
+                self._note_again(call)
+                self.on_floor(self._tenant(call[1][0]), int(call[2][0]))
+            elif isinstance(reply, list) and int(reply[0]) in (APPLIED, FOUND):
+                # Found: by a replay that was interrupted, it may be as young.
+                restored += int(reply[0]) == APPLIED
+                self._note_again(call)
+        self.statistics.replays += 1
+        self.statistics.restored += restored
         log.warning(
             "window.replayed",
             write_count=len(calls),
             restored_count=restored,
             refused_count=refused,
         )
+        return is_usable
+
+    def _note_again(self, call: Call) -> None:
+        """Remember anew what this server has only now: it may die too."""
+        name, keys, args = call
+        what = bytes(args[0]) if name == MERGE else call  # type: ignore[arg-type] # the sealed value
+        self.note(keys[0], self._now_us(), what)
 
     def _defer(self, call: Call) -> None:
         name, keys, args = call
@@ -194,21 +277,31 @@ class ReplayWindow:
                 register.is_uncertain = True
                 self._journal.put(register)
             elif name == ADD:
-                writer, sequence, amount, ttl_ms, made_us = args
-                delta = Delta(
-                    key=keys[0],
-                    tenant_id=tenant,
-                    writer=str(writer),
-                    sequence=int(sequence),
-                    amount=int(amount),
-                    ttl_ms=int(ttl_ms),
-                    made_us=int(made_us),
-                    is_frozen=True,
-                    frozen_us=int(made_us),
-                )
-                self._journal.add(delta)
+                self._journal.add(_delta(keys[0], tenant, *args))
         except FallbackFullError:
             self.statistics.not_restored += 1
+
+
+def _delta(
+    key: bytes,
+    tenant_id: str,
+    writer: object,
+    sequence: object,
+    amount: object,
+    ttl_ms: object,
+    made_us: object,
+) -> Delta:
+    return Delta(
+        key=key,
+        tenant_id=tenant_id,
+        writer=str(writer),
+        sequence=int(str(sequence)),
+        amount=int(str(amount)),
+        ttl_ms=int(str(ttl_ms)),
+        made_us=int(str(made_us)),
+        is_frozen=True,
+        frozen_us=int(str(made_us)),
+    )
 
 
 def _size(what: bytes | Call) -> int:
