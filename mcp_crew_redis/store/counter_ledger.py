@@ -80,6 +80,12 @@ class CounterLedger:
         for delta in list(self.deltas.get(key, ())):
             self._journal.remove(delta)
 
+    def forget_tenant(self, tenant_id: str) -> None:
+        """Forget the values of a tenant's counters: it was purged."""
+        tag = b"{%s}" % tenant_id.encode()
+        for key in [key for key in self._values if tag in key]:
+            del self._values[key]
+
     # --- writing ----------------------------------------------------------------------
 
     def keep_batch(self, tally: Tally, batch: Batch, writer: str) -> None:

@@ -84,7 +84,7 @@ class Store:
             memory_us=round(context.tombstone_ttl * 1e6),
         )
         fallback = Fallback(self.journal, context.stamps, self.window)
-        ledger = CounterLedger(fallback, self.window, context.stamps)
+        self._ledger = ledger = CounterLedger(fallback, self.window, context.stamps)
         # Another name for each store: the server remembers what a name has added.
         self.counters = DeferringCounters(context, uuid4().hex, ledger)
         self.values = Values(context, gate, order, fallback, self.counters)
@@ -138,6 +138,7 @@ class Store:
         """Forget what was accepted or acknowledged before a purge."""
         self.journal.forget(tenant_id, floor)
         self.window.note_floor(tenant_id, floor)
+        self._ledger.forget_tenant(tenant_id)
 
     def _sweep_again(self, tenant_id: str, floor: int) -> None:
         self._owner.start(self._sweep(tenant_id, floor), "sweep")

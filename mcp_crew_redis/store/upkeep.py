@@ -230,6 +230,8 @@ class Upkeep:
         """
         purge = _Purge(floor)
         await self._pass(self._context.keys.tenant(tenant_id), purge, lambda _: None)
+        if not purge.kept and not self._registry.is_noted(tenant_id):
+            await self._registry.remove(tenant_id)
         return purge.removed
 
     async def _raise_floor(self, keys: TenantKeys) -> int:

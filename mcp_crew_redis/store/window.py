@@ -17,9 +17,9 @@ from mcp_crew_redis._core.script_batches import Call
 from mcp_crew_redis._wire.header import unseal
 from mcp_crew_redis._wire.keys import KeySpace, MetaKey
 from mcp_crew_redis.clock import Clock
-from mcp_crew_redis.errors import CrewRedisError, FallbackFullError, UnavailableError
+from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.log import get_logger
-from mcp_crew_redis.store.journal.entries import OVERHEAD, Delta, Register
+from mcp_crew_redis.store.journal.entries import OVERHEAD, entry_of
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.stamps import StampSource
 
@@ -269,39 +269,9 @@ class ReplayWindow:
         self.note(keys[0], self._now_us(), what)
 
     def _defer(self, call: Call) -> None:
-        name, keys, args = call
-        tenant = self._tenant(keys[0])
-        try:
-            if name == MERGE:
-                register = Register.of(keys[0], tenant, bytes(args[0]))  # type: ignore[arg-type] # the sealed value
-                register.is_uncertain = True
-                self._journal.put(register)
-            elif name == ADD:
-                self._journal.add(_delta(keys[0], tenant, *args))
-        except FallbackFullError:
+        entry = entry_of(call, self._tenant(call[1][0]))
+        if entry is not None and not self._journal.adopt(entry):
             self.statistics.not_restored += 1
-
-
-def _delta(
-    key: bytes,
-    tenant_id: str,
-    writer: object,
-    sequence: object,
-    amount: object,
-    ttl_ms: object,
-    made_us: object,
-) -> Delta:
-    return Delta(
-        key=key,
-        tenant_id=tenant_id,
-        writer=str(writer),
-        sequence=int(str(sequence)),
-        amount=int(str(amount)),
-        ttl_ms=int(str(ttl_ms)),
-        made_us=int(str(made_us)),
-        is_frozen=True,
-        frozen_us=int(str(made_us)),
-    )
 
 
 def _size(what: bytes | Call) -> int:

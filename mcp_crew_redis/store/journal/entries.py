@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mcp_crew_redis._core.script_batches import Call
 from mcp_crew_redis._wire.header import (
     HEADER_BYTES,
     MAX_EXPIRES_AT_MS,
@@ -21,7 +22,7 @@ from mcp_crew_redis._wire.header import (
     unseal,
 )
 
-__all__ = ["OVERHEAD", "Delta", "Entry", "Posting", "Register"]
+__all__ = ["OVERHEAD", "Delta", "Entry", "Posting", "Register", "entry_of"]
 
 OVERHEAD: Final = 256
 """Bytes that an entry is taken to cost besides its own: objects and table rows."""
@@ -192,3 +193,32 @@ class Posting:
 
 
 Entry = Register | Delta | Posting
+
+
+def entry_of(call: Call, tenant_id: str) -> Register | Delta | None:
+    """Return the entry for a script that was run already, and may have to run again.
+
+    Args:
+        call: `sync_merge` or `counter_add`; None for any other.
+        tenant_id: Whose key it is.
+    """
+    name, keys, args = call
+    if name == "sync_merge" and isinstance(args[0], bytes):
+        register = Register.of(keys[0], tenant_id, args[0])
+        register.is_uncertain = True
+        return register
+    if name != "counter_add":
+        return None
+    writer, *numbers = args
+    sequence, amount, ttl_ms, made_us = (int(number) for number in numbers)
+    return Delta(
+        key=keys[0],
+        tenant_id=tenant_id,
+        writer=str(writer),
+        sequence=sequence,
+        amount=amount,
+        ttl_ms=ttl_ms,
+        made_us=made_us,
+        is_frozen=True,
+        frozen_us=made_us,
+    )
