@@ -80,19 +80,21 @@ class Fleet:
     async def ready(self) -> None:
         """Return once all of them call."""
         for name in self._processes:
-            await wait_until(
-                lambda name=name: self._size(name) > 0, f"{name} is ready", PATIENCE
-            )
+            await self._written(name, 1, "is ready")
 
     async def called(self, bytes_each: int = 20_000) -> None:
         """Return once each has written so much more of its calls; 300 bytes a call."""
-        before = {name: self._size(name) for name in self._processes}
-        for name, size in before.items():
-            await wait_until(
-                lambda name=name, size=size: self._size(name) >= size + bytes_each,
-                f"{name} has called",
-                PATIENCE,
-            )
+        wanted = {name: self._size(name) + bytes_each for name in self._processes}
+        for name, size in wanted.items():
+            await self._written(name, size, "has called")
+
+    async def _written(self, name: str, size: int, what: str) -> None:
+        def is_written() -> bool:
+            if self._processes[name].returncode is not None:
+                raise AssertionError(f"{name} has ended:\n{self._output(name)}")
+            return self._size(name) >= size
+
+        await wait_until(is_written, f"{name} {what}", PATIENCE)
 
     async def kill(self, name: str) -> None:
         """SIGKILL one of them."""
@@ -111,12 +113,15 @@ class Fleet:
             async with asyncio.timeout(PATIENCE):
                 code = await self._processes[name].wait()
             _close(self._processes.pop(name))
-            assert code == 0, self._log(name).with_suffix(".out").read_text()[-4_000:]
+            assert code == 0, self._output(name)
 
     def history(self) -> History:
         """Return what all of them, dead or alive, have written down."""
         logs = sorted(self._folder.glob("*.log"))
         return History([read_report(log) for log in logs])
+
+    def _output(self, name: str) -> str:
+        return self._log(name).with_suffix(".out").read_text()[-4_000:]
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"

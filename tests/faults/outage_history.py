@@ -58,7 +58,11 @@ class Write:
         if self.call.mark != final.mark:
             return False
         # Of a call that did not return the stamp is not known, or not the last one.
-        return not self.is_accepted or abs(self.stamp - final.stamp) <= self.slack_us
+        return not self.is_accepted or self.may_have(final.stamp)
+
+    def may_have(self, stamp: int) -> bool:
+        """Whether this is its stamp."""
+        return abs(self.stamp - stamp) <= self.slack_us
 
 
 def kinds(problems: Iterable[str]) -> Counter[str]:
@@ -90,8 +94,8 @@ class History:
                 if call.outcome == "read":
                     self._reads[call.process, key].append(call)
             elif call.op != "add":
-                stamp, is_wall = call.stamps.get(name, (0, 0))
-                self.writes[key].append(Write(call, stamp, bool(is_wall)))
+                stamp, is_wall = call.stamps.get(name, (0, False))
+                self.writes[key].append(Write(call, stamp, is_wall))
             elif call.outcome in ACCEPTED:
                 self._added[key] += call.amount
             elif call.outcome == "unknown":
@@ -198,8 +202,7 @@ class History:
                 key = one["tenant"], one["name"]
                 if one["local"] > one["remote"]:
                     yield f"clobbered: {key}: a newer write was given up: {one}"
-                stamps = {write.stamp for write in self.writes[key]}
-                if one["local"] not in stamps:
+                if not any(write.may_have(one["local"]) for write in self.writes[key]):
                     yield f"unexplained: {key}: nobody knows this conflict: {one}"
 
 

@@ -33,8 +33,8 @@ class Call:
         end: When it returned or raised; None if it did neither.
         outcome: stored, deferred, read; unknown when it may have happened, unsent when
             it says that it has not.
-        stamps: The stamp of each name as it was accepted; two numbers, the second
-            is 1 if that was this machine's wall clock.
+        stamps: The stamp of each name as it was accepted, and whether that was this
+            machine's wall clock.
         got: What a read has found, by name: a mark or None.
     """
 
@@ -47,7 +47,7 @@ class Call:
     amount: int = 0
     end: float | None = None
     outcome: str = "unknown"
-    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    stamps: dict[str, tuple[int, bool]] = field(default_factory=dict)
     got: dict[str, str | None] = field(default_factory=dict)
 
 

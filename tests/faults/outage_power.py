@@ -63,6 +63,10 @@ class PowerSupply:
         self._look()
         return before - kept
 
+    async def saved(self) -> None:
+        """Return when a cut would leave all that was logged so far."""
+        await asyncio.sleep(LOSS + 2 * INTERVAL)
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL)

@@ -26,9 +26,8 @@ from mcp_crew_redis import (
     OutcomeUnknownError,
     UnavailableError,
 )
-from mcp_crew_redis._wire.header import unseal
-from mcp_crew_redis.store.journal.journal import Journal
-from mcp_crew_redis.store.window import ReplayWindow
+from mcp_crew_redis.store.fallback import Fallback
+from mcp_crew_redis.store.journal.entries import Register
 from tests.faults.outage_log import CallLog
 
 TENANTS = ("t0", "t1", "t2")
@@ -42,32 +41,42 @@ class Witness:
     """Sees the stamp under which a caller's write was accepted, by Redis or not."""
 
     def __init__(self) -> None:
-        self._seen: dict[asyncio.Task[Any] | None, dict[str, tuple[int, int]]] = {}
+        self._seen: dict[asyncio.Task[Any] | None, dict[str, Register]] = {}
 
     def watch(self) -> None:
-        """Look at what is handed to the window and to the journal from here on."""
-        note, put = ReplayWindow.note, Journal.put
+        """Look at what Redis has acknowledged and what the journal is offered."""
+        make, register_of = Fallback.__init__, Register.of
 
-        def noted(window, key, sealed):
-            self._see(key, unseal(sealed).stamp, 0)
-            note(window, key, sealed)
+        def made(fallback, *args, **options):
+            make(fallback, *args, **options)
+            landed = fallback.landed
 
-        def has_put(journal, *registers):
-            put(journal, *registers)
-            for one in registers:
-                self._see(one.key, one.stamp, int(one.is_wall_time))
+            def has_landed(key, stamp, sealed):
+                self._see(register_of(key, "", sealed))
+                landed(key, stamp, sealed)
 
-        ReplayWindow.note, Journal.put = noted, has_put
+            fallback.landed = has_landed
 
-    def begin(self) -> dict[str, tuple[int, int]]:
-        """Return the table that fills with the stamps of this task's next call."""
-        seen = self._seen[asyncio.current_task()] = {}
-        return seen
+        def offered(key, tenant_id, sealed):
+            register = register_of(key, tenant_id, sealed)
+            self._see(register)
+            return register
 
-    def _see(self, key: bytes, stamp: int, is_wall: int) -> None:
+        Fallback.__init__, Register.of = made, offered
+
+    def begin(self) -> None:
+        """Forget what was seen of this task's last call."""
+        self._seen[asyncio.current_task()] = {}
+
+    def stamps(self) -> dict[str, tuple[int, bool]]:
+        """Return the stamp of each name of this task's call, and if it is wall time."""
+        seen = self._seen[asyncio.current_task()]
+        return {name: (one.stamp, one.is_wall_time) for name, one in seen.items()}
+
+    def _see(self, register: Register) -> None:
         seen = self._seen.get(asyncio.current_task())
         if seen is not None:  # a call's own task, and not the synchroniser's
-            seen[key.decode().rpartition(":")[2]] = stamp, is_wall
+            seen[register.key.decode().rpartition(":")[2]] = register
 
 
 class Caller:
@@ -162,7 +171,7 @@ class Caller:
         return f"{self._name}-{self._count}"
 
     async def _note(self, about, call):
-        seen = self._witness.begin()
+        self._witness.begin()
         number = self._log.begin(**about, start=self._time())
         told: dict[str, object] = {}
         try:
@@ -174,7 +183,8 @@ class Caller:
             told["outcome"] = _outcome(about["op"], outcome)
             if about["op"] == "read":
                 told["got"] = outcome
-        self._log.line(n=number, end=self._time(), stamps=seen, **told)
+        end, stamps = self._time(), self._witness.stamps()
+        self._log.line(n=number, end=end, stamps=stamps, **told)
 
 
 def _outcome(op, outcome):

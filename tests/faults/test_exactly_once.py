@@ -79,6 +79,7 @@ async def test_increments_whose_replies_are_lost_are_added_once(server):
             proxy.drop_reply_to(b"counter:{acme}:n")
             await acme.increment(COUNTER, "n", number + 1)
             await proxy.wait_for_dropped_reply()
+            await reassure(crew)
 
     async with bad_paths(server) as pairs:
         before = executed(server, "hincrby")
