@@ -85,7 +85,8 @@ def demo(
     """Two real MCP servers, two tenants, two processes, one embedded Redis: a tour.
 
     Takes seconds. Exits with 0 only if all that was stored was read back equal by the
-    other process, no tenant saw another's, and every change was rung.
+    other process, no tenant saw another's, every change was rung, and nothing that was
+    accepted while Redis was dead is lost or stands over something newer.
     """
     if find_spec("mcp") is None:
         _complain(
@@ -101,7 +102,7 @@ def _run_demo(*, is_plain: bool, keep: bool) -> int:
     report = Report(sys.stdout, is_plain=is_plain)
     try:
         # A tour must not write into the application's own folder.
-        settings = CrewSettings(data_dir=None)
+        settings = CrewSettings(data_dir=None, journal_dir=None)
         find_server_binary(settings.embedded_server.binary)
         return anyio.run(_tell, report, settings, keep)
     except Exception as error:

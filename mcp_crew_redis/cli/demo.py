@@ -3,6 +3,7 @@
 The story, act by act: start the servers, ask them for their tools and one answer each,
 keep both, this repository's documents and a conversation for two tenants; a second
 process reads all of it and is rung when something changes; no tenant sees the other's.
+Then Redis is killed while agents of both processes work; nothing they wrote is lost.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mcp_crew_redis._core.embedded import EmbeddedServer
 from mcp_crew_redis.cli.cast import (
     TENANTS,
     TIME,
@@ -36,6 +38,7 @@ from mcp_crew_redis.cli.mcp_servers import (
     Patience,
     running_servers,
 )
+from mcp_crew_redis.cli.outage import live_through_an_outage
 from mcp_crew_redis.cli.report import Report, printable
 from mcp_crew_redis.cli.second_process import SecondProcess, second_process
 from mcp_crew_redis.cli.shelf import Shelf, rows_of
@@ -47,6 +50,8 @@ from mcp_crew_redis.settings import CrewSettings
 __all__ = ["Stage", "tell"]
 
 _STORE_TIMEOUT = 20.0
+_OUTAGE_TIMEOUT = 30.0
+_KEEPING = ("--appendonly", "yes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +136,13 @@ async def _ask_all(
 
 # --- Redis -------------------------------------------------------------------------
 async def _use_redis(stage: Stage, items: Sequence[Item], ending: Ending) -> None:
-    async with CrewRedis.embedded(settings=stage.settings) as crew:
+    # With a file: what it had acknowledged is still there when it has been killed.
+    async with (
+        EmbeddedServer(
+            binary=stage.settings.embedded_server.binary, options=_KEEPING
+        ) as server,
+        CrewRedis(_settings(stage.settings, server)) as crew,
+    ):
         shelf = Shelf(crew, stage.clock)
         with Steps() as steps:
             steps.begin("storing on the embedded server", _STORE_TIMEOUT)
@@ -140,8 +151,8 @@ async def _use_redis(stage: Stage, items: Sequence[Item], ending: Ending) -> Non
             steps.begin("reading in the second process", _STORE_TIMEOUT)
             async with second_process(_assignment(crew)) as second:
                 readings = await second.readings()
-                server = crew.redis.statistics().server
-                stage.report.title(f"Kept in {server}, read in process {second.pid}")
+                product = crew.redis.statistics().server
+                stage.report.title(f"Kept in {product}, read in process {second.pid}")
                 stage.report.table(rows_of(written, readings))
                 steps.begin("checking", _STORE_TIMEOUT)
                 stand = Stand(
@@ -152,11 +163,28 @@ async def _use_redis(stage: Stage, items: Sequence[Item], ending: Ending) -> Non
                     clock=stage.clock,
                     round_trips_before=before,
                 )
-                ending.is_right = await check_all(stand, items, readings)
+                is_right = await check_all(stand, items, readings)
+                steps.begin("living through the outage", _OUTAGE_TIMEOUT)
+                survived = await live_through_an_outage(stand, server)
+                ending.is_right = is_right and survived
                 if stage.keep:
                     steps.rest("waiting")
                     await _stay(stage.report, crew, second)
                     steps.begin("ending the second process", _STORE_TIMEOUT)
+
+
+def _settings(settings: CrewSettings, server: EmbeddedServer) -> CrewSettings:
+    """Return the settings for the demo's own server, whatever address they name."""
+    names = ("url", "host", "port", "username", "password", "tls", "embedded")
+    theirs = (*names, "sentinels", "sentinel_master", "unix_socket", "db", "start")
+    fields = CrewSettings.model_fields
+    away = {name: fields[name].get_default() for name in theirs}
+    here = {
+        "unix_socket": Path(server.unix_socket),
+        "db": settings.endpoint.db,
+        "start": "strict",
+    }
+    return settings.model_copy(update=away | here)
 
 
 def _assignment(crew: CrewRedis) -> Assignment:

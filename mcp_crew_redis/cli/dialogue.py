@@ -1,8 +1,9 @@
 """What the demo's two processes say to each other: one line of JSON per message.
 
-first -> second    an Assignment, as its only argument; then nothing until the end
-                   of standard input, which ends the second process
-second -> first    {"read": [...]} once, then {"rung": {...}} for each change
+first -> second    an Assignment, as its only argument; then an Order a line; the end
+                   of standard input ends the second process
+second -> first    {"read": [...]} once, then {"rung": {...}} for each change and
+                   {"done": {...}} for each order: Work, empty but for the last one
 """
 
 from __future__ import annotations
@@ -10,14 +11,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Self
 
+from mcp_crew_redis.cli.agents import Work
 from mcp_crew_redis.cli.items import Reading
 
-__all__ = ["Assignment", "Readings", "Ring", "message", "readings_of"]
+__all__ = ["Assignment", "Order", "Readings", "Ring", "message", "readings_of"]
 
 Readings = dict[tuple[str, str, str], Reading]
 """What was read, by tenant, type and identifier."""
+
+
+class Order(StrEnum):
+    """What the second process does when it is told to."""
+
+    WORK = "work"  # let agents work, as the first process does
+    BOARD = "board"  # write all of what both processes write
+    STOP = "stop"  # stop the agents, wait for the journal, tell all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +75,14 @@ class Ring:
     digest: str
 
 
-def message(*, read: Readings | None = None, rung: Ring | None = None) -> str:
+def message(
+    *, read: Readings | None = None, rung: Ring | None = None, done: Work | None = None
+) -> str:
     """Return one line."""
     if rung is not None:
         return json.dumps({"rung": asdict(rung)})
+    if done is not None:
+        return json.dumps({"done": asdict(done)})
     rows = [[*name, asdict(reading)] for name, reading in (read or {}).items()]
     return json.dumps({"read": rows})
 

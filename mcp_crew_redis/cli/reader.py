@@ -1,4 +1,4 @@
-"""The demo's second process: reads what the first has stored, and is rung.
+"""The demo's second process: reads what the first has stored, is rung, and works.
 
 `python -m mcp_crew_redis.cli.reader '{"socket": ...}'`; `dialogue.py` says what it
 hears and tells. It knows nothing of what was stored but the names of the tenants.
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mcp_crew_redis._core.bell import BellListener
 from mcp_crew_redis._wire.keys import KeySpace
-from mcp_crew_redis.cli.dialogue import Assignment, Readings, Ring, message
+from mcp_crew_redis.cli.agents import BOARD, Agents, Work
+from mcp_crew_redis.cli.dialogue import Assignment, Order, Readings, Ring, message
 from mcp_crew_redis.cli.failure import Steps, reason_of
 from mcp_crew_redis.cli.items import TYPES, Reading, digest_of
 from mcp_crew_redis.clock import Clock, SystemClock
@@ -30,6 +31,7 @@ __all__ = ["main"]
 
 _BELL_TIMEOUT = 10.0
 _MAX_HEARD = 10_000
+_MAX_ORDERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +79,32 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _work(task: Assignment) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_at_the_end_of_input, tasks.cancel_scope)
-        await _read_and_listen(task, SystemClock())
+    put, orders = anyio.create_memory_object_stream[Order](_MAX_ORDERS)
+    with put, orders:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_hear_orders, put, tasks.cancel_scope)
+            await _read_and_listen(task, SystemClock(), orders)
 
 
-async def _cancel_at_the_end_of_input(scope: anyio.CancelScope) -> None:
-    """Whoever started us has closed the pipe, or is no more."""
-    file = sys.stdin.fileno()
+async def _hear_orders(
+    put: MemoryObjectSendStream[Order], scope: anyio.CancelScope
+) -> None:
+    """Pass orders on; the end of input is the end: whoever started us closed it."""
+    file, rest = sys.stdin.fileno(), b""
     while True:
         await anyio.wait_readable(file)
-        if not os.read(file, 4_096):
+        data = os.read(file, 4_096)
+        if not data:
             scope.cancel()
             return
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            await put.send(Order(line.decode()))
 
 
-async def _read_and_listen(task: Assignment, clock: Clock) -> None:
+async def _read_and_listen(
+    task: Assignment, clock: Clock, orders: MemoryObjectReceiveStream[Order]
+) -> None:
     settings = CrewSettings(
         unix_socket=Path(task.socket), db=task.db, prefix=task.prefix, start="strict"
     )
@@ -108,7 +120,9 @@ async def _read_and_listen(task: Assignment, clock: Clock) -> None:
                 for tenant_id in task.tenants:
                     await _read_all(crew.tenant(tenant_id), clock, found)
                 _say(message(read=found))
-                await _tell_rings(crew, keys, ear.heard)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_tell_rings, crew, keys, ear.heard)
+                    await _obey(crew, task, clock, orders)
     finally:
         ear.close()
 
@@ -131,6 +145,26 @@ async def _read(tenant: Tenant, data_type: DataType, identifier: str) -> object:
     if data_type is DataType.COUNTER:
         return await tenant.increment(data_type, identifier, 0)
     return await tenant.get(data_type, identifier)
+
+
+async def _obey(
+    crew: CrewRedis,
+    task: Assignment,
+    clock: Clock,
+    orders: MemoryObjectReceiveStream[Order],
+) -> None:
+    """Carry out orders; agents go on working while the next ones are heard."""
+    agents = Agents(crew=crew, tenants=task.tenants, process="second", clock=clock)
+    async with anyio.create_task_group() as tasks:
+        async for order in orders:
+            work = Work()
+            if order is Order.WORK:
+                tasks.start_soon(agents.work)
+            elif order is Order.BOARD:
+                await agents.write_board(BOARD, edition=1)
+            else:
+                work = await agents.finish()
+            _say(message(done=work))
 
 
 async def _tell_rings(

@@ -94,6 +94,18 @@ class Report:
             table.add_row(*_cells(row))
         self._console.print(table)
 
+    def figures(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print figures under their heads; the first column says what they are."""
+        table = Table(
+            box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim"
+        )
+        table.add_column(f"  {head[0]}", no_wrap=True)
+        for name in head[1:]:
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, *cells in rows:
+            table.add_row(Text(f"  {name}", style="bold"), *map(Text, cells))
+        self._console.print(table)
+
 
 def _cells(row: Row) -> list[Text]:
     return [

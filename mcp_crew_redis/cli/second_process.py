@@ -18,12 +18,13 @@ import anyio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from mcp_crew_redis.cli.dialogue import Assignment, Readings, Ring, readings_of
+from mcp_crew_redis.cli.agents import Work
+from mcp_crew_redis.cli.dialogue import Assignment, Order, Readings, Ring, readings_of
 from mcp_crew_redis.cli.failure import DemoError, last_line
 
 __all__ = ["SecondProcess", "second_process"]
 
-_MAX_LINE = 1 << 20
+_MAX_LINE = 8 << 20
 _END_TIMEOUT = 5.0
 _MODULE = "mcp_crew_redis.cli.reader"
 
@@ -37,8 +38,10 @@ class SecondProcess:
 
     def __init__(self, process: Process, log: TextIO) -> None:
         assert process.stdout is not None
+        assert process.stdin is not None
         self.pid = process.pid
         self._lines = BufferedByteReceiveStream(process.stdout)
+        self._orders = process.stdin
         self._log = log
 
     async def readings(self) -> Readings:
@@ -47,7 +50,7 @@ class SecondProcess:
         Raises:
             DemoError: It ended before; says what it said last.
         """
-        return readings_of(await self._hear())
+        return readings_of(await self._hear("read"))
 
     async def ring(self) -> Ring:
         """Wait for the next change that the bell told it.
@@ -55,16 +58,46 @@ class SecondProcess:
         Raises:
             DemoError: It ended before; says what it said last.
         """
-        return Ring(**(await self._hear())["rung"])
+        return Ring(**(await self._hear("rung"))["rung"])
 
-    async def _hear(self) -> dict[str, Any]:
+    async def obey(self, order: Order) -> Work:
+        """Have an order carried out; return what it tells of it.
+
+        Raises:
+            DemoError: It ended before; says what it said last.
+        """
+        await self.tell(order)
+        return await self.done()
+
+    async def tell(self, order: Order) -> None:
+        """Give an order and go on; `done` waits for it. Raises as `obey`."""
         try:
-            line = await self._lines.receive_until(b"\n", _MAX_LINE)
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.DelimiterNotFound) as e:
-            said = last_line(self._log) or "it said nothing"
-            raise DemoError(f"the second process does not go on: {said}") from e
-        heard: dict[str, Any] = json.loads(line)
-        return heard
+            await self._orders.send(f"{order}\n".encode())
+        except anyio.BrokenResourceError as error:
+            raise self._gone() from error
+
+    async def done(self) -> Work:
+        """Wait until the order has been carried out. Raises as `obey`."""
+        return Work.of((await self._hear("done"))["done"])
+
+    async def _hear(self, wanted: str) -> dict[str, Any]:
+        """Return the next message of that kind; others tell what nobody asks now."""
+        while True:
+            try:
+                line = await self._lines.receive_until(b"\n", _MAX_LINE)
+            except (
+                anyio.EndOfStream,
+                anyio.IncompleteRead,
+                anyio.DelimiterNotFound,
+            ) as error:
+                raise self._gone() from error
+            heard: dict[str, Any] = json.loads(line)
+            if wanted in heard:
+                return heard
+
+    def _gone(self) -> DemoError:
+        said = last_line(self._log) or "it said nothing"
+        return DemoError(f"the second process does not go on: {said}")
 
 
 @asynccontextmanager

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_crew_redis.cli.dialogue import Assignment
+from mcp_crew_redis.cli.agents import BOARD
+from mcp_crew_redis.cli.dialogue import Assignment, Order
 from mcp_crew_redis.cli.failure import DemoError, reason_of
 from mcp_crew_redis.cli.items import Item, digest_of
 from mcp_crew_redis.cli.mcp_servers import McpServerSpec, Patience, running_servers
@@ -130,11 +131,17 @@ def all_came_back(output: str) -> int:
 
 
 # --- the story ----------------------------------------------------------------
-def test_everything_reads_back_equal_twice_in_a_row() -> None:
-    """Two runs, one after the other, tell the same and complain of nothing."""
-    for _ in range(2):
-        done = run_demo()
+@pytest.fixture(scope="module")
+def stories() -> list[subprocess.CompletedProcess[str]]:
+    """What two runs, one after the other, have told."""
+    return [run_demo(), run_demo()]
 
+
+def test_everything_reads_back_equal_twice_in_a_row(
+    stories: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """Two runs, one after the other, tell the same and complain of nothing."""
+    for done in stories:
         assert (done.returncode, done.stderr) == (0, "")
         assert all_came_back(done.stdout) >= 20
         assert KEYS_BY_TENANT.search(done.stdout)
@@ -143,6 +150,30 @@ def test_everything_reads_back_equal_twice_in_a_row() -> None:
         assert "get_current_time, convert_time" in done.stdout
         assert "mcp-crew:tools:{acme}:git" in done.stdout
         assert "\x1b" not in done.stdout
+
+
+def figure(output: str, name: str) -> int:
+    """Return the last figure of a row of the outage's table."""
+    told = re.search(rf"^  {re.escape(name)} .*?([\d,]+)$", output, re.MULTILINE)
+    assert told, output
+    return int(told[1].replace(",", ""))
+
+
+def test_killed_redis_costs_the_agents_nothing(
+    stories: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """Writes are deferred, conflicts happen, every entry is accounted for."""
+    for done in stories:
+        output = done.stdout[done.stdout.index("Redis is killed") :]
+        entries = figure(output, "journal entries, one a key")
+        kept = figure(output, "kept the other's newer")
+        own = figure(output, "replaced by its own newer")
+
+        assert figure(output, "writes accepted") > figure(output, "of them deferred")
+        assert figure(output, "of them deferred") > entries
+        assert figure(output, "synchronised") + kept + own == entries
+        assert kept > 0
+        assert (figure(output, "lost"), figure(output, "clobbered")) == (0, 0)
 
 
 def test_path_with_a_space_and_no_checkout(tmp_path: Path) -> None:
@@ -171,8 +202,13 @@ def test_without_git_the_git_server_is_skipped_and_said_so(tmp_path: Path) -> No
 
 
 def test_settings_of_the_application_do_not_reach_its_data(tmp_path: Path) -> None:
-    """With REDIS_CREW_DATA_DIR set, the demo keeps away from that folder."""
-    done = run_demo(REDIS_CREW_DATA_DIR=str(tmp_path), REDIS_CREW_PREFIX="mine:")
+    """The demo keeps away from the application's server and its folders."""
+    done = run_demo(
+        REDIS_CREW_URL="redis://:secret@redis.invalid:6390/3",
+        REDIS_CREW_DATA_DIR=str(tmp_path),
+        REDIS_CREW_JOURNAL_DIR=str(tmp_path),
+        REDIS_CREW_PREFIX="mine:",
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "mine:tools:{acme}:time" in done.stdout
@@ -182,7 +218,8 @@ def test_settings_of_the_application_do_not_reach_its_data(tmp_path: Path) -> No
 # --- the end ------------------------------------------------------------------
 @needs_proc
 @pytest.mark.parametrize(
-    "words", ["MCP servers over stdio", "One call of each", "Kept in"]
+    "words",
+    ["MCP servers over stdio", "One call of each", "Kept in", "kill   SIGKILL"],
 )
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -195,8 +232,9 @@ def test_signal_leaves_no_process(words: str, number: int, code: int) -> None:
         process.send_signal(number)
         output = process.communicate(timeout=20)[0]
 
-    # Past the checks the story is told, and the signal only hastens its end.
-    assert process.returncode in ((code, 0) if "Checks" in output else (code,))
+    # Past the last check the story is told, and the signal only hastens its end.
+    is_told = "reads found what their own process" in output
+    assert process.returncode in ((code, 0) if is_told else (code,))
     assert "Traceback" not in output
     wait_until_gone(started)
 
@@ -357,6 +395,25 @@ async def test_second_process_without_a_server_is_quoted(tmp_path: Path) -> None
             await second.readings()
 
 
+async def test_second_process_works_when_told(
+    server: RealServer, crew: CrewRedis
+) -> None:
+    """Its agents write until they are told to stop, and it tells all they did."""
+    async with second_process(assignment(server, "acme")) as second:
+        await second.readings()
+        await second.obey(Order.WORK)
+        board = await second.obey(Order.BOARD)
+        work = await second.obey(Order.STOP)
+
+    written = {write.name for write in work.writes}
+    names = await Shelf(crew, SystemClock()).names_by_tenant()
+    assert board.writes == []
+    assert {write.outcome for write in work.writes} >= {"stored", "deleted", "counted"}
+    assert names["acme"] >= {("acme", "state", name) for name in BOARD}
+    assert names["acme"] <= written
+    assert (work.reads.wrong, work.journal["depth"]) == (0, 0)
+
+
 async def test_second_process_that_is_killed_is_noticed(server: RealServer) -> None:
     """The demo does not wait for a process that is no more."""
 
@@ -364,7 +421,7 @@ async def test_second_process_that_is_killed_is_noticed(server: RealServer) -> N
         async with second_process(assignment(server, "acme")) as second:
             await second.readings()
             os.kill(second.pid, signal.SIGKILL)
-            await second.ring()
+            await second.obey(Order.BOARD)
 
     with pytest.raises(DemoError, match="does not go on"):
         await kill_it()

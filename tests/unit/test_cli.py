@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from mcp_crew_redis.cli.agents import Reads, Work
 from mcp_crew_redis.cli.dialogue import (
     Assignment,
     Readings,
@@ -21,6 +22,7 @@ from mcp_crew_redis.cli.dialogue import (
 )
 from mcp_crew_redis.cli.documents import documents_of
 from mcp_crew_redis.cli.failure import DemoError, Steps, reason_of
+from mcp_crew_redis.cli.history import Name, Write, judge
 from mcp_crew_redis.cli.items import Item, Reading, digest_of
 from mcp_crew_redis.cli.report import Report, duration, printable
 from mcp_crew_redis.cli.shelf import Row, unequal
@@ -213,6 +215,19 @@ def test_table_fits_common_terminals_without_breaking_keys(width: int) -> None:
     assert KEY in lines[-1]
 
 
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_figures_stand_under_their_heads(*, is_plain: bool) -> None:
+    """Each row is one line that ends with its last figure."""
+    stream = FakeTerminal()
+    report = Report(stream, is_plain=is_plain, width=80)
+
+    report.figures(("", "process 1234567", "both"), [("lost", "0", "1,234")])
+
+    head, line = stream.getvalue().splitlines()
+    assert line.split()[-1].startswith("1,234")
+    assert len(head.rstrip()) == len(line.rstrip()) or not is_plain
+
+
 def test_markup_and_escapes_of_foreign_text_do_nothing() -> None:
     """What an MCP server says is printed, never interpreted."""
     stream = FakeTerminal()
@@ -275,11 +290,88 @@ def test_processes_understand_each_other() -> None:
     """What one says in JSON is what the other hears."""
     task = Assignment(socket="/a b", db=3, prefix="p:", tenants=("acme", "nova"))
     ring = Ring(tenant_id="acme", identifier="\u00e7", heard_at=1.5, digest="")
+    work = Work(writes=[written(None, 1.0)], reads=Reads(right=2), drained_at=0.5)
 
     assert Assignment.from_json(task.to_json()) == task
     assert readings_of(json.loads(message(read=reading()))) == reading()
     assert Ring(**json.loads(message(rung=ring))["rung"]) == ring
+    assert Work.of(json.loads(message(done=work))["done"]) == work
     assert "\n" not in message(read=reading())
+
+
+# --- what the agents noted ----------------------------------------------------
+PLAN = ("acme", "state", "plan")
+STEPS = ("acme", "counter", "steps")
+
+
+def written(
+    value: str | int | None,
+    began: float,
+    *,
+    name: Name = PLAN,
+    ended: float | None = None,
+    outcome: str = "stored",
+) -> Write:
+    end = began + 1 if ended is None else ended
+    return Write(name=name, value=value, began=began, ended=end, outcome=outcome)
+
+
+@pytest.mark.parametrize(
+    ("stands", "lost", "clobbered"),
+    [("new", 0, 0), ("old", 0, 1), ("nobody's", 1, 0), (None, 1, 0)],
+)
+def test_only_the_newest_accepted_write_may_stand(
+    stands: str | None, lost: int, clobbered: int
+) -> None:
+    """An older value has clobbered a newer one; anything else means that it is lost."""
+    writes = [written("old", 1.0), written("new", 3.0, outcome="deferred")]
+
+    verdict = judge(writes, {PLAN: stands})
+
+    assert (verdict.lost, verdict.clobbered) == (lost, clobbered)
+    assert verdict.is_right is (stands == "new")
+
+
+def test_writes_that_overlap_may_end_in_either_order() -> None:
+    """Nobody can say which of two calls that were under way together is newer."""
+    writes = [written("a", 1.0, ended=4.0), written("b", 2.0)]
+
+    assert judge(writes, {PLAN: "a"}).is_right
+    assert judge(writes, {PLAN: "b"}).is_right
+
+
+def test_failed_write_may_stand_or_not() -> None:
+    """What failed promises nothing, but must not hide that an older one is gone."""
+    failed = written("new", 3.0, outcome="failed")
+
+    assert judge([failed], {}).is_right
+    assert judge([written("old", 1.0), failed], {PLAN: "old"}).is_right
+    assert judge([written("old", 1.0), failed], {PLAN: "new"}).is_right
+    assert judge([written("old", 1.0), failed], {}).lost == 1
+
+
+def test_deleted_value_that_comes_back_is_clobbered() -> None:
+    """A delete is a write like any other."""
+    writes = [written("old", 1.0), written(None, 3.0)]
+
+    assert judge(writes, {PLAN: None}).is_right
+    assert judge(writes, {PLAN: "old"}).clobbered == 1
+
+
+@pytest.mark.parametrize(
+    ("total", "lost", "repeated"),
+    [(1, 1, 0), (2, 0, 0), (3, 0, 0), (4, 0, 1), (None, 2, 0)],
+)
+def test_every_increment_counts_once(
+    total: int | None, lost: int, repeated: int
+) -> None:
+    """Two that returned and one that failed: the counter stands at two or three."""
+    writes = [written(1, at, name=STEPS, outcome="counted") for at in (1.0, 2.0)]
+    writes.append(written(1, 3.0, name=STEPS, outcome="failed"))
+
+    verdict = judge(writes, {STEPS: total})
+
+    assert (verdict.lost, verdict.repeated) == (lost, repeated)
 
 
 # --- documents ----------------------------------------------------------------
