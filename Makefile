@@ -7,9 +7,11 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
   if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; done)
 TESTS ?= tests
 ARGS ?=
+OUTAGES := $(addprefix tests/faults/,test_outage_chaos_checker.py test_outage_chaos.py \
+  test_power_cut.py test_replica_lag.py test_exactly_once.py test_journal_death.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types floors bench redis-py-tests up down clean
+.PHONY: help demo test check lint types floors bench faults redis-py-tests up down clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -40,6 +42,10 @@ bench: $(VENV)/bench.ok  ## side-by-side benchmarks against the peers
 	$(PY) benchmarks/wire.py $(ARGS)
 	$(PY) benchmarks/manager.py $(ARGS)
 	$(PY) benchmarks/bell.py $(ARGS)
+
+faults: $(VENV)/dev.ok  ## outages at full length: kills, power cuts, failovers, lost replies
+	CREW_CHAOS_SECONDS=60 CREW_POWER_CUTS=20 CREW_PROMOTIONS=10 CREW_EXACTLY_ONCE=10000 \
+	  $(PY) -m pytest $(OUTAGES) $(ARGS)
 
 redis-py-tests: $(VENV)/dev.ok  ## redis-py's own asyncio command tests, on our class
 	$(PY) tests/redis_py_suite.py $(ARGS)
