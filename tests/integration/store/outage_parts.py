@@ -48,6 +48,7 @@ async def opened(
     tombstone_ttl: float = 86_400.0,
     max_value_bytes: int = 8 * 1024 * 1024,
     command_timeout: float = 1.0,
+    pool_size: int = 10,
     **options: Any,
 ) -> AsyncIterator[Store]:
     """Give a store on the connection `kwargs`; it is closed at the end."""
