@@ -127,13 +127,13 @@ async def _tell_health(stand: Stand, agents: Agents, killed_at: float) -> None:
     health = await stand.crew.health()
     is_ready = "ready" if health.is_ready else "NOT ready"
     stand.report.line("health", f"{is_ready}; {'; '.join(health.reasons)}")
-    times = [
-        write.ended - write.began for write in agents.writes if write.began > killed_at
-    ]
+    since = [write for write in agents.writes if write.ended > killed_at]
+    count = sum(write.is_accepted for write in since)
+    slowest = max((write.ended - write.began for write in since), default=0.0)
     stand.report.line(
         "work",
-        f"goes on: {len(times):,} writes of this process returned meanwhile, "
-        f"the slowest after {max(times, default=0.0) * 1e3:.1f} ms",
+        f"goes on: {count:,} writes of this process accepted since, the slowest "
+        f"after {slowest * 1e3:.1f} ms",
     )
 
 
