@@ -42,6 +42,10 @@ class CounterLedger:
         self._stamps = stamps
         self._values: dict[bytes, int] = {}
 
+    def has_sendable(self, key: bytes) -> bool:
+        """Whether something waits for a counter, other than for a decision."""
+        return key in self.deltas and self._journal.first(key) is not None
+
     # --- values -----------------------------------------------------------------------
 
     def estimate(self, key: bytes) -> int | None:
@@ -95,7 +99,7 @@ class CounterLedger:
             FallbackFullError: The journal is full.
         """
         before = self.estimate(tally.key)
-        if batch.delta or before is None:
+        if batch.delta:
             now_us = self._stamps.hybrid.now_us()
             delta = self._delta(tally, writer, batch.sequence, batch.delta)
             delta.ttl_ms, delta.made_us = batch.ttl_ms, batch.made_us

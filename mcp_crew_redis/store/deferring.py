@@ -63,7 +63,7 @@ class DeferringCounters(Counters):
         """
         if self._ledger.deltas:
             key = keys.key(DataType.COUNTER, identifier)
-            if key in self._ledger.deltas and not self._is_held(key):
+            if self._ledger.has_sendable(key) and not self._is_held(key):
                 return self.defer(keys, identifier, amount, ttl_ms)
         return super().increment(keys, identifier, amount, ttl_ms)
 
@@ -128,6 +128,8 @@ class DeferringCounters(Counters):
     def _keeps(self, tally: Tally, batch: Batch, error: UnavailableError) -> bool:
         if not is_away(error):
             return False
+        if not batch.delta and self._ledger.estimate(tally.key) is None:
+            return False  # nothing to add, and nothing known to answer
         try:
             self._ledger.keep_batch(tally, batch, self._writer)
         except FallbackFullError as full:
@@ -157,7 +159,10 @@ class DeferringCounters(Counters):
         elif tally.driver is not None:
             return False
         elif tally.batch is not None:  # sent, and all of its callers have gone
-            self._ledger.keep_batch(tally, tally.batch, self._writer)
+            try:
+                self._ledger.keep_batch(tally, tally.batch, self._writer)
+            except FallbackFullError:
+                return False
             tally.batch = None
             self._uncertain.pop(key, None)
             return False
@@ -170,7 +175,7 @@ class DeferringCounters(Counters):
         if tally is None or tally.driver is not SYNC:
             return
         tally.driver = None
-        if key in self._ledger.deltas:
+        if self._ledger.has_sendable(key):
             self._defer_waiting(tally)
         self._hand_over(tally)
 

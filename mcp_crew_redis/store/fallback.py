@@ -58,7 +58,15 @@ class Fallback:
             acknowledged: it is remembered, and an older one need not wait any more.
     """
 
-    __slots__ = ("_has_newer", "_stamps", "dirty", "journal", "landed", "replaced")
+    __slots__ = (
+        "_has_newer",
+        "_note",
+        "_stamps",
+        "dirty",
+        "journal",
+        "landed",
+        "replaced",
+    )
 
     def __init__(
         self, journal: Journal, stamps: StampSource, window: ReplayWindow
@@ -67,6 +75,7 @@ class Fallback:
         self.dirty = journal.registers
         self.replaced = journal.replaced
         self.landed = _landed(journal, window)
+        self._note = window.note
         self._has_newer = window.has_newer
         self._stamps = stamps
 
@@ -107,6 +116,10 @@ class Fallback:
         for register in registers:
             register.is_uncertain = is_uncertain
             register.is_wall_time = not self._stamps.is_ready
+            held = self.dirty.get(register.key)
+            if held is not None and held.stamp >= register.stamp and not is_uncertain:
+                # Nobody has seen its stamp, and its caller is here: it is the later.
+                register.shift(held.stamp + 1 - register.stamp)
         try:
             self.journal.put(*registers)
         except FallbackFullError as full:
@@ -114,6 +127,10 @@ class Fallback:
                 raise error from full  # it may stand in Redis, which is more to know
             raise
         await self.committed()
+
+    def brought(self, key: bytes, sealed: bytes) -> None:
+        """Take note that Redis has acknowledged what was written some time ago."""
+        self._note(key, self._stamps.hybrid.now_us(), sealed)
 
     async def committed(self) -> None:
         """Return when all accepted writes are as safe as was asked for."""

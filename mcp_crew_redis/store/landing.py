@@ -217,7 +217,7 @@ class Landing:
         if outcome in (APPLIED, DUPLICATE):
             told.applied += outcome == APPLIED
             told.duplicates += outcome == DUPLICATE
-            self._fallback.landed(register.key, register.stamp, register.sealed)
+            self._fallback.brought(register.key, register.sealed)
         elif outcome in (NEWER, OTHER):
             is_own = register.is_uncertain and outcome == NEWER
             if not is_own and self._journal.holds(register):

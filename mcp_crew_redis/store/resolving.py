@@ -94,8 +94,8 @@ class Resolver:
 
     def _merged(self, register: Register) -> None:
         self.statistics.merged += 1
-        sealed = self._merging.pop(register.key)
-        self._fallback.landed(register.key, unseal(sealed).stamp, sealed)
+        if sealed := self._merging.pop(register.key, b""):
+            self._fallback.brought(register.key, sealed)
 
     def _describe(self, register: Register, data: bytes | None) -> tuple[Conflict, int]:
         parsed = self._keys.parse(register.key)
@@ -133,9 +133,14 @@ class Resolver:
                 if inspect.isawaitable(answer):
                     answer = await answer
             return None if answer is None else self._sealed(conflict, answer, left_ms)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            log.warning("journal.merge_failed", exc_info=error)
         except Exception as error:
             log.warning("journal.merge_failed", exc_info=error)
-            return None
+        return None
 
     def _sealed(self, conflict: Conflict, merged: Merged, left_ms: int) -> bytes:
         if not isinstance(merged, Merged):

@@ -23,7 +23,7 @@ from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.context import StoreContext, TenantNotes
 from mcp_crew_redis.store.counting import may_have_happened
-from mcp_crew_redis.store.journal.entries import Entry, Register
+from mcp_crew_redis.store.journal.entries import Entry, Posting, Register
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.landing import Landing, Settled, landed
 
@@ -218,7 +218,7 @@ class Synchroniser:
                 if isinstance(reply, UnavailableError):
                     refusal = reply  # not executed: later
                     continue
-                if landed(reply):
+                if not isinstance(entry, Posting) and landed(reply):
                     self._unnoted[entry.tenant_id] = None
                 settled = landing.settle(entry, reply)
                 if settled is Settled.CONFLICT and isinstance(entry, Register):
@@ -246,14 +246,16 @@ class Synchroniser:
         self, conflicts: Sequence[Register], left: dict[Entry, None]
     ) -> None:
         """See to conflicts side by side: a merge callback may take its time."""
-        failures: list[CrewRedisError] = []
+        failures: list[UnavailableError] = []
 
         async def one(register: Register) -> None:
             try:
                 await self._landing.resolve(register)
                 del left[register]
-            except CrewRedisError as error:
+            except UnavailableError as error:
                 failures.append(error)
+            except Exception as error:  # noqa: BLE001 - it must not stop the others
+                self._journal.trouble(register, f"{type(error).__name__}: {error}")
 
         if conflicts:
             async with asyncio.TaskGroup() as group:

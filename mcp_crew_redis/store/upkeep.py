@@ -236,6 +236,8 @@ class Upkeep:
 
     async def _raise_floor(self, keys: TenantKeys) -> int:
         stamps = self._context.stamps
+        if not stamps.is_ready:
+            await stamps.ready()  # or this machine's clock would say how far it goes
         args = (stamps.hybrid.last,)
         floor = int(
             await self._port.run(

@@ -78,8 +78,9 @@ class ReplayWindow:
         max_bytes: Limit of keys and values together.
 
     Attributes:
-        acks: What was acknowledged, oldest first: its stamp, its key, and a value's
-            bytes or a script's arguments.
+        acks: What was acknowledged, oldest first: when, by the server's clock (of what
+            was written at once, its stamp), its key, and a value's bytes or a script's
+            arguments.
         is_open: Whether anything is remembered at all.
         statistics: What became of it.
         on_floor: Called with a tenant and its floor when a new server had lost that a
@@ -125,10 +126,10 @@ class ReplayWindow:
 
     # --- remembering ------------------------------------------------------------------
 
-    def note(self, key: bytes, stamp: int, what: bytes | Call) -> None:
+    def note(self, key: bytes, at: int, what: bytes | Call) -> None:
         """Remember an acknowledged write: a value's bytes, or a repeatable script."""
         if self.is_open:
-            self.acks.append((stamp, key, what))
+            self.acks.append((at, key, what))
             if len(self.acks) % STRIDE == 0 or len(what) > LARGE:
                 self.prune()
 
@@ -146,6 +147,8 @@ class ReplayWindow:
         if self.is_open:
             self._void.pop(key, None)  # to the end: the oldest is the first
             self._void[key] = until
+            if len(self._void) % STRIDE == 0:
+                self._forget_void(self._now_us() - self._reach_us)
 
     @property
     def is_empty(self) -> bool:
@@ -158,18 +161,22 @@ class ReplayWindow:
         Answers come nearly in the order of stamps: many older ones end the search.
         """
         older = 0
-        for other, name, _ in reversed(self.acks):
-            if other > stamp:
-                if name == key:
-                    return True
-            elif (older := older + 1) > SEARCH:
+        for at, name, what in reversed(self.acks):
+            if name == key and isinstance(what, bytes):
+                return unseal(what).stamp > stamp
+            if at > stamp:
+                continue
+            if (older := older + 1) > SEARCH:
                 break
         return False
 
     def prune(self) -> None:
         """Let go what is older than the window reaches, or too much for it."""
         if self.acks:
-            self._prune(self.acks[-1][0] - self._reach_us)
+            # Not by now alone: long after a crash all of it is still of use. Not by
+            # the last one alone: its stamp may be far ahead.
+            newest = min(self.acks[-1][0], self._now_us())
+            self._prune(newest - self._reach_us)
 
     def _prune(self, since_us: int) -> None:
         acks = self.acks
@@ -180,6 +187,9 @@ class ReplayWindow:
             self._size -= _size(what)
             self.statistics.overflowed += at >= since_us
         self._measured = len(acks)
+        self._forget_void(since_us)
+
+    def _forget_void(self, since_us: int) -> None:
         while self._void:
             key = next(iter(self._void))
             if self._void[key] >= since_us:
@@ -206,9 +216,9 @@ class ReplayWindow:
                     floors.append(what)
                 elif stamp > self._void_until(key):
                     others.append(what)
-            elif stamp > self._void_until(key):
+            elif (written := unseal(what).stamp) > self._void_until(key):
                 held = values.get(key)
-                if held is None or unseal(held).stamp < stamp:
+                if held is None or unseal(held).stamp < written:
                     values[key] = what
         merges = [self._merge(key, sealed) for key, sealed in values.items()]
         return [*floors, *merges, *others]

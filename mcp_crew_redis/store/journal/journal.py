@@ -199,6 +199,8 @@ class Journal(Tables):
             entry.trouble = reason
             self._troubled += 1
             self.keeper.put(entry)
+            if self.first(entry.name) is not None:  # what stands behind it may go on
+                self._waiting.add(entry.tenant_id, entry.name)
 
     def doubt(self, register: Register) -> None:
         """Take note that an entry may stand in Redis although nothing was heard."""
