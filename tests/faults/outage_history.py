@@ -81,6 +81,7 @@ class History:
         self.reports = list(reports)
         self.writes: dict[Key, list[Write]] = defaultdict(list)
         self._reads: dict[tuple[str, Key], list[Call]] = defaultdict(list)
+        self._readers: dict[Key, set[str]] = defaultdict(set)
         self._added: dict[Key, int] = defaultdict(int)
         self._doubtful: dict[Key, list[int]] = defaultdict(list)
         for report in self.reports:
@@ -93,6 +94,7 @@ class History:
             if call.op == "read":
                 if call.outcome == "read":
                     self._reads[call.process, key].append(call)
+                    self._readers[key].add(call.process)
             elif call.op != "add":
                 stamp, is_wall = call.stamps.get(name, (0, False))
                 self.writes[key].append(Write(call, stamp, is_wall))
@@ -176,9 +178,7 @@ class History:
         """Say which reads did not find what their own process had written."""
         known = {write.call.mark: write for write in self.writes[key]}
         deletes = [write for write in self.writes[key] if write.call.op == "delete"]
-        for process in {
-            call.process for report in self.reports for call in report.calls
-        }:
+        for process in self._readers[key]:
             own = _Newest(
                 (write.call.end or 0.0, write.stamp)
                 for write in self.writes[key]
