@@ -42,6 +42,8 @@ bench: $(VENV)/bench.ok  ## side-by-side benchmarks against the peers
 	$(PY) benchmarks/wire.py $(ARGS)
 	$(PY) benchmarks/manager.py $(ARGS)
 	$(PY) benchmarks/bell.py $(ARGS)
+	$(PY) benchmarks/fallback.py
+	$(PY) benchmarks/outage.py --quick
 
 faults: $(VENV)/dev.ok  ## outages at full length: kills, power cuts, failovers, lost replies
 	CREW_CHAOS_SECONDS=60 CREW_POWER_CUTS=20 CREW_PROMOTIONS=10 CREW_EXACTLY_ONCE=10000 \

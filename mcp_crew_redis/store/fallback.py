@@ -120,6 +120,7 @@ class Fallback:
             if held is not None and held.stamp >= register.stamp and not is_uncertain:
                 # Nobody has seen its stamp, and its caller is here: it is the later.
                 register.shift(held.stamp + 1 - register.stamp)
+                register.is_wall_time = held.is_wall_time
         try:
             self.journal.put(*registers)
         except FallbackFullError as full:
