@@ -47,7 +47,8 @@ class DeferringCounters(Counters):
 
     # --- operations -------------------------------------------------------------------
 
-    def increment(
+    # No coroutine function of its own: one frame less for every live caller.
+    def increment(  # pyright: ignore[reportIncompatibleMethodOverride] - awaited alike
         self, keys: TenantKeys, identifier: str, amount: int, ttl_ms: int
     ) -> Coroutine[Any, Any, int]:
         """Add `amount`; without Redis return the value as believed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from itertools import count
 from typing import Final
 
 from mcp_crew_redis._wire.header import Sealed, seal, unseal
@@ -71,7 +72,7 @@ class Resolver:
         Raises:
             UnavailableError: Redis did not answer.
         """
-        for _ in range(MAX_TRIES):
+        for attempt in count(1):
             data = await self._port.send("GET", register.key)
             if data is not None and data == self._merging.get(register.key):
                 self._merged(register)  # it had landed, unheard
@@ -86,11 +87,13 @@ class Resolver:
             if await self._write(register, sealed):
                 self._merged(register)
                 return
+            if attempt == MAX_TRIES:
+                break
         self.statistics.conflicts += 1
         self._merging.pop(register.key, None)
         self.conflicts.add(conflict, len(register.sealed) + len(data or b""))
-        if (count := self.conflicts.count) & (count - 1) == 0:
-            log.warning("journal.conflict_found", count=count)
+        if (known := self.conflicts.count) & (known - 1) == 0:
+            log.warning("journal.conflict_found", count=known)
 
     def _merged(self, register: Register) -> None:
         self.statistics.merged += 1

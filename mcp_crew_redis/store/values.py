@@ -156,7 +156,7 @@ class Values:
         key = keys.key(data_type, identifier)
         lives_ms = self.lifetime_ms(data_type, ttl, kind)
         payload = self.encoded(value)
-        stamp = 0
+        stamp, sealed = 0, b""
         try:
             floor = self._noted.get(keys.tenant_id) or await self._order.prepare(keys)
             stamp = self._stamps.stamp()
@@ -172,7 +172,7 @@ class Values:
                 "set_newer", (key, floor), (sealed, lives_ms)
             )
         except UnavailableError as error:
-            if not stamp:  # nothing was sent
+            if not sealed:  # nothing was sent
                 sealed = self.sealed(self._fallback.stamp(), payload, lives_ms)
             await self._fallback.keep(keys, ((key, sealed),), error)
             return WriteOutcome.DEFERRED
