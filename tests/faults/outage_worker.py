@@ -183,6 +183,8 @@ class Caller:
             told["outcome"] = _outcome(about["op"], outcome)
             if about["op"] == "read":
                 told["got"] = outcome
+            elif about["op"] == "add":
+                told["value"] = outcome  # for whoever looks for what went wrong
         end, stamps = self._time(), self._witness.stamps()
         self._log.line(n=number, end=end, stamps=stamps, **told)
 
