@@ -22,7 +22,7 @@ from mcp_crew_redis.store.entry import Entry
 from mcp_crew_redis.store.journal.entries import Register
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.stamps import StampSource
-from mcp_crew_redis.store.window import LARGE, STRIDE, ReplayWindow
+from mcp_crew_redis.store.window import ReplayWindow
 
 __all__ = ["Fallback", "is_away"]
 
@@ -54,14 +54,16 @@ class Fallback:
         dirty: The pending write of each key; a table of the journal's.
         replaced: Takes a key and a stamp that stands in Redis now: an older write that
             waits under that key need not wait any more.
+        brought: Takes key and bytes of what was written some time ago and is
+            acknowledged only now.
         landed: Takes key, stamp and bytes of an ordered write that Redis has
             acknowledged: it is remembered, and an older one need not wait any more.
     """
 
     __slots__ = (
         "_has_newer",
-        "_note",
         "_stamps",
+        "brought",
         "dirty",
         "journal",
         "landed",
@@ -75,7 +77,7 @@ class Fallback:
         self.dirty = journal.registers
         self.replaced = journal.replaced
         self.landed = _landed(journal, window)
-        self._note = window.note
+        self.brought = window.brought
         self._has_newer = window.has_newer
         self._stamps = stamps
 
@@ -129,10 +131,6 @@ class Fallback:
             raise
         await self.committed()
 
-    def brought(self, key: bytes, sealed: bytes) -> None:
-        """Take note that Redis has acknowledged what was written some time ago."""
-        self._note(key, self._stamps.hybrid.now_us(), sealed)
-
     async def committed(self) -> None:
         """Return when all accepted writes are as safe as was asked for."""
         keeper = self.journal.keeper
@@ -178,19 +176,16 @@ class Fallback:
 def _landed(
     journal: Journal, window: ReplayWindow
 ) -> Callable[[bytes, int, bytes], None]:
-    """Return what every acknowledged write passes: 0.1 microseconds as a closure."""
-    dirty, replaced, prune = journal.registers, journal.replaced, window.prune
-    acks, remember = window.acks, window.acks.append
+    """Return what every acknowledged write passes; a closure, for it is a hot path."""
+    dirty, replaced, remember = journal.registers, journal.replaced, window.landed
+
+    def mindful(key: bytes, stamp: int, sealed: bytes) -> None:
+        remember(key, stamp, sealed)
+        if dirty:
+            replaced(key, stamp)
 
     def forgetful(key: bytes, stamp: int, _sealed: bytes) -> None:
         if dirty:
             replaced(key, stamp)
-
-    def mindful(key: bytes, stamp: int, sealed: bytes) -> None:
-        remember((stamp, key, sealed))
-        if dirty:
-            replaced(key, stamp)
-        if len(sealed) > LARGE or not len(acks) % STRIDE:
-            prune()
 
     return mindful if window.is_open else forgetful

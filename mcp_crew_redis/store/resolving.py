@@ -72,7 +72,8 @@ class Resolver:
         Raises:
             UnavailableError: Redis did not answer.
         """
-        for attempt in count(1):
+        attempts = count(1)
+        while True:
             data = await self._port.send("GET", register.key)
             if data is not None and data == self._merging.get(register.key):
                 self._merged(register)  # it had landed, unheard
@@ -87,7 +88,7 @@ class Resolver:
             if await self._write(register, sealed):
                 self._merged(register)
                 return
-            if attempt == MAX_TRIES:
+            if next(attempts) == MAX_TRIES:
                 break
         self.statistics.conflicts += 1
         self._merging.pop(register.key, None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+from typing import Final
 from uuid import uuid4
 
+from mcp_crew_redis._core.backoff import DecorrelatedJitter
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.restoring import Restorer
 from mcp_crew_redis._wire.keys import TenantKeys
-from mcp_crew_redis.errors import DataError, UnavailableError
+from mcp_crew_redis.errors import CrewRedisError, DataError, UnavailableError
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.batches import Batches
 from mcp_crew_redis.store.conflicts import MergeConflict
@@ -32,6 +35,9 @@ from mcp_crew_redis.types import DataType
 __all__ = ["Store"]
 
 log = get_logger(__name__)
+
+MAX_PAUSE: Final = 2.0
+"""Seconds between two attempts to repeat a purge that the server had lost."""
 
 
 class Store:
@@ -144,10 +150,18 @@ class Store:
         self._owner.start(self._sweep(tenant_id, floor), "sweep")
 
     async def _sweep(self, tenant_id: str, floor: int) -> None:
-        try:
-            await self.upkeep.sweep(tenant_id, floor)
-        except UnavailableError as error:
-            log.warning("tenant.sweep_failed", cause=type(error).__name__)
+        """Sweep until it is done: what was purged stands there to be read."""
+        pauses = DecorrelatedJitter(Random(), cap=MAX_PAUSE)  # noqa: S311 - jitter
+        is_told = False
+        while True:
+            try:
+                await self.upkeep.sweep(tenant_id, floor)
+                return
+            except CrewRedisError as error:
+                if not is_told:
+                    log.warning("tenant.sweep_failed", cause=type(error).__name__)
+            is_told = True
+            await self.context.clock.sleep(next(pauses))
 
     async def aclose(self) -> None:
         """Synchronise what can be, end what is under way. Idempotent."""

@@ -7,10 +7,9 @@ still know what they wrote: they put it back before anything else is sent.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 from mcp_crew_redis._core.script_batches import Call
@@ -28,11 +27,8 @@ __all__ = ["MAX_WINDOW_BYTES", "ReplayWindow", "WindowStatistics"]
 log = get_logger(__name__)
 
 MAX_WINDOW_BYTES: Final = 16 * 1024 * 1024
-LARGE: Final = 4_096
-"""Bytes of a value after which the window is measured at once."""
 STRIDE: Final = 256
-"""Other writes between two measurements."""
-SEARCH: Final = 1_000
+"""One write of so many looks whether others are too old."""
 LAG_US: Final = 2_000_000
 """Microseconds that an answer may come after its write was stamped."""
 FLOOR: Final = "floor_raise"
@@ -41,7 +37,7 @@ MERGE: Final = "sync_merge"
 APPLIED, FOUND = 1, 2
 """Outcomes of both: done now, or found done."""
 
-Ack = tuple[int, bytes, bytes | Call]
+Value = tuple[int, bytes]
 
 
 @dataclass(slots=True)
@@ -78,9 +74,8 @@ class ReplayWindow:
         max_bytes: Limit of keys and values together.
 
     Attributes:
-        acks: What was acknowledged, oldest first: when, by the server's clock (of what
-            was written at once, its stamp), its key, and a value's bytes or a script's
-            arguments.
+        landed: Takes key, stamp and bytes of a value or tombstone that Redis has
+            acknowledged. A closure: every ordered write passes here.
         is_open: Whether anything is remembered at all.
         statistics: What became of it.
         on_floor: Called with a tenant and its floor when a new server had lost that a
@@ -98,7 +93,11 @@ class ReplayWindow:
         memory_us: int,
         max_bytes: int = MAX_WINDOW_BYTES,
     ) -> None:
-        self.acks: deque[Ack] = deque()
+        # By key, what was acknowledged longest ago first: when, by the server's clock
+        # (of what was written at once, its stamp), and its bytes.
+        self._values: OrderedDict[bytes, Value] = OrderedDict()
+        self._scripts: deque[tuple[int, bytes, Call]] = deque()
+        self._size = [0]  # bytes of both; a list, for `landed` to change
         self.is_open = seconds > 0
         self.statistics = WindowStatistics()
         self.on_floor: Callable[[str, int], None] = _ignore
@@ -108,12 +107,12 @@ class ReplayWindow:
         self._reach_us = round(seconds * 1e6) + LAG_US
         self._memory_us = memory_us
         self._max_bytes = max_bytes
-        self._size = self._measured = 0  # bytes of so many of the oldest acks
         # Counters deleted and tenants purged: what was acknowledged before is void.
         self._void: dict[bytes, int] = {}
+        self.landed = self._make_landed()
 
     def __len__(self) -> int:
-        return len(self.acks)
+        return len(self._values) + len(self._scripts)
 
     def __repr__(self) -> str:
         return f"<ReplayWindow {self._reach_us - LAG_US} us, {len(self)} writes>"
@@ -122,15 +121,40 @@ class ReplayWindow:
     def size(self) -> int:
         """Bytes remembered."""
         self.prune()
-        return self._size
+        return self._size[0]
 
     # --- remembering ------------------------------------------------------------------
 
-    def note(self, key: bytes, at: int, what: bytes | Call) -> None:
-        """Remember an acknowledged write: a value's bytes, or a repeatable script."""
+    def _make_landed(self) -> Callable[[bytes, int, bytes], None]:
+        values, size, limit = self._values, self._size, self._max_bytes
+        get, to_end, prune = values.get, values.move_to_end, self.prune
+
+        def landed(key: bytes, stamp: int, sealed: bytes) -> None:
+            old = get(key)
+            if old is None:
+                size[0] += len(sealed) + OVERHEAD
+            elif old[0] <= stamp:
+                size[0] += len(sealed) - len(old[1])
+                to_end(key)
+            else:
+                return  # answers of two connections: the later write is known already
+            values[key] = stamp, sealed
+            if size[0] > limit or not stamp % STRIDE:
+                prune()
+
+        return landed
+
+    def brought(self, key: bytes, sealed: bytes) -> None:
+        """Remember what was written some time ago and acknowledged only now."""
+        if self.is_open and not self.has_newer(key, unseal(sealed).stamp):
+            self.landed(key, self._now_us(), sealed)
+
+    def note(self, key: bytes, at: int, call: Call) -> None:
+        """Remember an acknowledged script whose repetition is harmless."""
         if self.is_open:
-            self.acks.append((at, key, what))
-            if len(self.acks) % STRIDE == 0 or len(what) > LARGE:
+            self._scripts.append((at, key, call))
+            self._size[0] += OVERHEAD
+            if len(self._scripts) % STRIDE == 0:
                 self.prune()
 
     def note_floor(self, tenant_id: str, floor: int) -> None:
@@ -153,40 +177,37 @@ class ReplayWindow:
     @property
     def is_empty(self) -> bool:
         """Whether a new server would be sent nothing."""
-        return not self.acks
+        return not self._values and not self._scripts
 
     def has_newer(self, key: bytes, stamp: int) -> bool:
-        """Whether a later write of a key has been acknowledged just now.
-
-        Answers come nearly in the order of stamps: many older ones end the search.
-        """
-        older = 0
-        for at, name, what in reversed(self.acks):
-            if name == key and isinstance(what, bytes):
-                return unseal(what).stamp > stamp
-            if at > stamp:
-                continue
-            if (older := older + 1) > SEARCH:
-                break
-        return False
+        """Whether a later write of a key has been acknowledged just now."""
+        held = self._values.get(key)
+        return held is not None and unseal(held[1]).stamp > stamp
 
     def prune(self) -> None:
         """Let go what is older than the window reaches, or too much for it."""
-        if self.acks:
-            # Not by now alone: long after a crash all of it is still of use. Not by
-            # the last one alone: its stamp may be far ahead.
-            newest = min(self.acks[-1][0], self._now_us())
-            self._prune(newest - self._reach_us)
+        # Not by now alone: long after a crash all of it is still of use. Not by the
+        # last one alone: its stamp may be far ahead.
+        last = (self._scripts[-1][0] if self._scripts else 0), self._last_value()
+        self._prune(min(max(last), self._now_us()) - self._reach_us)
+
+    def _last_value(self) -> int:
+        return self._values[next(reversed(self._values))][0] if self._values else 0
 
     def _prune(self, since_us: int) -> None:
-        acks = self.acks
-        for _, _, what in islice(reversed(acks), len(acks) - self._measured):
-            self._size += _size(what)
-        while acks and (acks[0][0] < since_us or self._size > self._max_bytes):
-            at, _, what = acks.popleft()
-            self._size -= _size(what)
+        size, values, scripts = self._size, self._values, self._scripts
+        while scripts and (scripts[0][0] < since_us or size[0] > self._max_bytes):
+            at, _, _ = scripts.popleft()
+            size[0] -= OVERHEAD
             self.statistics.overflowed += at >= since_us
-        self._measured = len(acks)
+        while values:
+            key = next(iter(values))
+            at, sealed = values[key]
+            if at >= since_us and size[0] <= self._max_bytes:
+                break
+            del values[key]
+            size[0] -= len(sealed) + OVERHEAD
+            self.statistics.overflowed += at >= since_us
         self._forget_void(since_us)
 
     def _forget_void(self, since_us: int) -> None:
@@ -207,20 +228,17 @@ class ReplayWindow:
         """
         ago_us = round((self._monotonic() - since) * 1e6)
         self._prune(self._now_us() - ago_us - self._reach_us)
-        values: dict[bytes, bytes] = {}
-        floors: list[Call] = []
-        others: list[Call] = []
-        for stamp, key, what in self.acks:
-            if not isinstance(what, bytes):
-                if what[0] == FLOOR:
-                    floors.append(what)
-                elif stamp > self._void_until(key):
-                    others.append(what)
-            elif (written := unseal(what).stamp) > self._void_until(key):
-                held = values.get(key)
-                if held is None or unseal(held).stamp < written:
-                    values[key] = what
-        merges = [self._merge(key, sealed) for key, sealed in values.items()]
+        floors = [call for _, _, call in self._scripts if call[0] == FLOOR]
+        others = [
+            call
+            for at, key, call in self._scripts
+            if call[0] != FLOOR and at > self._void_until(key)
+        ]
+        merges = [
+            self._merge(key, sealed)
+            for key, (_, sealed) in self._values.items()
+            if unseal(sealed).stamp > self._void_until(key)
+        ]
         return [*floors, *merges, *others]
 
     def _void_until(self, key: bytes) -> int:
@@ -275,14 +293,14 @@ class ReplayWindow:
     def _note_again(self, call: Call) -> None:
         """Remember anew what this server has only now: it may die too."""
         name, keys, args = call
-        what = bytes(args[0]) if name == MERGE else call  # type: ignore[arg-type] # the sealed value
-        self.note(keys[0], self._now_us(), what)
+        if name == MERGE and isinstance(args[0], bytes):
+            held = self._values.get(keys[0])
+            if held is None or held[1] == args[0]:
+                self.landed(keys[0], self._now_us(), args[0])
+        elif name != MERGE:
+            self.note(keys[0], self._now_us(), call)
 
     def _defer(self, call: Call) -> None:
         entry = entry_of(call, self._tenant(call[1][0]))
         if entry is not None and not self._journal.adopt(entry):
             self.statistics.not_restored += 1
-
-
-def _size(what: bytes | Call) -> int:
-    return OVERHEAD + (len(what) if isinstance(what, bytes) else 0)
