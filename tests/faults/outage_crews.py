@@ -101,8 +101,9 @@ class Fleet:
         process = self._processes.pop(name)
         with suppress(ProcessLookupError):
             process.kill()
+        assert process.stdin is not None
+        process.stdin.close()
         await process.wait()
-        _close(process)
 
     async def finish(self) -> None:
         """Let all of them end by themselves: they drain first."""
@@ -112,7 +113,7 @@ class Fleet:
         for name in list(self._processes):
             async with asyncio.timeout(PATIENCE):
                 code = await self._processes[name].wait()
-            _close(self._processes.pop(name))
+            self._processes.pop(name)
             assert code == 0, self._output(name)
 
     def history(self) -> History:
@@ -129,11 +130,6 @@ class Fleet:
     def _size(self, name: str) -> int:
         log = self._log(name)
         return log.stat().st_size if log.exists() else 0
-
-
-def _close(process: asyncio.subprocess.Process) -> None:
-    # Or its pipe is closed by the garbage collector, too late for the leak guard.
-    process._transport.close()
 
 
 def problems_on(server: RealServer, history: History) -> list[str]:
@@ -157,7 +153,7 @@ def _finals(server: RealServer, keys: list[Key]) -> Iterable[Final | None]:
                 yield None
                 continue
             sealed = unseal(data)
-            mark = None if sealed.is_tombstone else codec.decode(sealed.payload, None)
+            mark = None if sealed.is_tombstone else codec.decode(sealed.payload, str)
             yield Final(sealed.stamp, mark)
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
@@ -62,7 +63,8 @@ class Witness:
             self._see(register)
             return register
 
-        Fallback.__init__, Register.of = made, offered
+        patch.object(Fallback, "__init__", made).start()
+        patch.object(Register, "of", offered).start()
 
     def begin(self) -> None:
         """Forget what was seen of this task's last call."""
