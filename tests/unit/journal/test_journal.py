@@ -300,7 +300,6 @@ def troubled(journal, entry):
     (taken,) = batch(journal)
     assert taken is entry
     journal.trouble(entry, "wrong")
-    journal.again(entry)
 
 
 def test_what_is_in_trouble_waits_for_its_owner(journal):
