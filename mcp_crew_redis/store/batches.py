@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -162,6 +163,9 @@ class Batches:
         except UnavailableError as error:
             await self._fallback.keep(keys, data, error)
             return WriteOutcome.DEFERRED
+        except asyncio.CancelledError:
+            self._fallback.doubt(item.key for item in items)
+            raise
         for item, stamp in zip(items, stamps, strict=True):
             self._fallback.replaced(item.key, stamp)
         return WriteOutcome.STORED
@@ -201,6 +205,9 @@ class Batches:
             ]
             await self._fallback.keep(keys, kept, error)
             return WriteOutcome.DEFERRED
+        except asyncio.CancelledError:
+            self._fallback.doubt(item.key for item in items)
+            raise
         return WriteOutcome.STORED
 
     def _sealed(self, item: _Item, lowest: int) -> tuple[int, bytes]:

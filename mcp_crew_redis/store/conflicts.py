@@ -16,6 +16,7 @@ __all__ = [
     "MergeConflict",
     "Merged",
     "SyncStatistics",
+    "WindowStatistics",
 ]
 
 MAX_CONFLICTS: Final = 1_000
@@ -123,3 +124,20 @@ class ConflictLog:
     def latest(self) -> list[Conflict]:
         """Return those remembered, the newest last."""
         return [conflict for _, conflict in self._entries]
+
+
+@dataclass(slots=True)
+class WindowStatistics:
+    """What became of the window.
+
+    Attributes:
+        restored: Writes that a new server had lost and has again.
+        replays: How often another server was met.
+        overflowed: Writes that left the window early, because of its size.
+        not_restored: Writes that a new server refused and no journal could take.
+    """
+
+    restored: int = 0
+    replays: int = 0
+    overflowed: int = 0
+    not_restored: int = 0

@@ -7,7 +7,7 @@ nothing is made up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from mcp_crew_redis._wire.keys import TenantKeys
@@ -61,7 +61,7 @@ class Fallback:
     """
 
     __slots__ = (
-        "_has_newer",
+        "_newest",
         "_stamps",
         "brought",
         "dirty",
@@ -78,7 +78,7 @@ class Fallback:
         self.replaced = journal.replaced
         self.landed = _landed(journal, window)
         self.brought = window.brought
-        self._has_newer = window.has_newer
+        self._newest = window.newest
         self._stamps = stamps
 
     # --- writing ----------------------------------------------------------------------
@@ -109,20 +109,14 @@ class Fallback:
         is_refused_delete = are_deletes and isinstance(error, RefusedError)
         if not is_refused_delete and not is_away(error):
             raise error
-        registers = [
-            register
-            for register in (Register.of(key, keys.tenant_id, it) for key, it in values)
-            if not self._has_newer(register.key, register.stamp)
-        ]
         is_uncertain = may_have_happened(error)
-        for register in registers:
+        registers: list[Register] = []
+        for key, data in values:
+            register = Register.of(key, keys.tenant_id, data)
             register.is_uncertain = is_uncertain
             register.is_wall_time = not self._stamps.is_ready
-            held = self.dirty.get(register.key)
-            if held is not None and held.stamp >= register.stamp and not is_uncertain:
-                # Nobody has seen its stamp, and its caller is here: it is the later.
-                register.shift(held.stamp + 1 - register.stamp)
-                register.is_wall_time = held.is_wall_time
+            if self._finds_its_place(register):
+                registers.append(register)
         try:
             self.journal.put(*registers)
         except FallbackFullError as full:
@@ -130,6 +124,30 @@ class Fallback:
                 raise error from full  # it may stand in Redis, which is more to know
             raise
         await self.committed()
+
+    def _finds_its_place(self, register: Register) -> bool:
+        """Whether a write is newer than all that is known of its key.
+
+        Where what is known is beyond this clock (a stamp far ahead, or one by the
+        server's clock before this process has measured it) the write comes after it:
+        its caller is here.
+        """
+        held = self.dirty.get(register.key)
+        known = max(held.stamp if held is not None else 0, self._newest(register.key))
+        if known < register.stamp:
+            return True
+        if known <= self._stamps.hybrid.last:
+            return False
+        register.shift(known + 1 - register.stamp)
+        if held is not None and held.stamp == known:
+            register.is_wall_time = held.is_wall_time
+        return True
+
+    def doubt(self, keys: Iterable[bytes]) -> None:
+        """Take note that a later write of each key may stand: its caller has gone."""
+        for key in keys if self.dirty else ():
+            if (held := self.dirty.get(key)) is not None:
+                self.journal.doubt(held)
 
     async def committed(self) -> None:
         """Return when all accepted writes are as safe as was asked for."""

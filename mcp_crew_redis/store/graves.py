@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -72,6 +73,9 @@ class Graves:
             left = [(key, tombstone) for key in burial.left]
             await self._fallback.keep(tenant, left, error, are_deletes=True)
             return burial.count + len(left), True
+        except asyncio.CancelledError:
+            self._fallback.doubt(keys)
+            raise
         return count, False
 
     async def clear(self, tenant: TenantKeys, keys: Sequence[bytes]) -> Buried:
@@ -88,6 +92,9 @@ class Graves:
             left = [(key, tombstone) for key in keys]
             await self._fallback.keep(tenant, left, error, are_deletes=True)
             return len(left), True
+        except asyncio.CancelledError:
+            self._fallback.doubt(keys)
+            raise
         for key in waiting:
             self._fallback.replaced(key, stamp)
         return max(count, len(waiting)), False

@@ -156,10 +156,11 @@ class Store:
         while True:
             try:
                 await self.upkeep.sweep(tenant_id, floor)
-                return
             except CrewRedisError as error:
                 if not is_told:
                     log.warning("tenant.sweep_failed", cause=type(error).__name__)
+            else:
+                return
             is_told = True
             await self.context.clock.sleep(next(pauses))
 

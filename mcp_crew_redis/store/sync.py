@@ -19,7 +19,11 @@ from mcp_crew_redis._core.backoff import DecorrelatedJitter
 from mcp_crew_redis._core.breaker import CircuitState
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.port import Call
-from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.errors import (
+    ConfigurationError,
+    CrewRedisError,
+    UnavailableError,
+)
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.context import StoreContext, TenantNotes
 from mcp_crew_redis.store.counting import may_have_happened
@@ -211,11 +215,14 @@ class Synchroniser:
         refusal: CrewRedisError | None = None
         conflicts: list[Register] = []
         try:
-            for entry, reply in zip(
-                ready, await self._send(calls, doubtful), strict=True
-            ):
+            replies = await self._send(calls, doubtful)
+            # One tenant's keys may be denied; all of them are the server's mood.
+            is_denied = all(isinstance(reply, ConfigurationError) for reply in replies)
+            for entry, reply in zip(ready, replies, strict=True):
                 del doubtful[entry]
-                if isinstance(reply, UnavailableError):
+                if isinstance(reply, UnavailableError) or (
+                    is_denied and isinstance(reply, ConfigurationError)
+                ):
                     refusal = reply  # not executed: later
                     continue
                 if not isinstance(entry, Posting) and landed(reply):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from mcp_crew_redis._wire.header import (
@@ -176,6 +177,9 @@ class Values:
                 sealed = self.sealed(self._fallback.stamp(), payload, lives_ms)
             await self._fallback.keep(keys, ((key, sealed),), error)
             return WriteOutcome.DEFERRED
+        except asyncio.CancelledError:
+            self._fallback.doubt((key,))
+            raise
         if outcome in REFUSED:
             return await self._insist(keys, (key, floor), payload, lives_ms, stands)
         self._landed(key, stamp, sealed)
@@ -202,6 +206,9 @@ class Values:
         except UnavailableError as error:
             await self._fallback.keep(keys, ((names[0], sealed),), error)
             return WriteOutcome.DEFERRED
+        except asyncio.CancelledError:
+            self._fallback.doubt(names[:1])
+            raise
         self._landed(names[0], stamp, sealed)
         return STORED
 

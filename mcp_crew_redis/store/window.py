@@ -7,10 +7,9 @@ still know what they wrote: they put it back before anything else is sent.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from mcp_crew_redis._core.script_batches import Call
 from mcp_crew_redis._wire.header import unseal
@@ -18,11 +17,12 @@ from mcp_crew_redis._wire.keys import KeySpace, MetaKey
 from mcp_crew_redis.clock import Clock
 from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.log import get_logger
+from mcp_crew_redis.store.conflicts import WindowStatistics
 from mcp_crew_redis.store.journal.entries import OVERHEAD, entry_of
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.stamps import StampSource
 
-__all__ = ["MAX_WINDOW_BYTES", "ReplayWindow", "WindowStatistics"]
+__all__ = ["MAX_WINDOW_BYTES", "ReplayWindow"]
 
 log = get_logger(__name__)
 
@@ -34,27 +34,12 @@ LAG_US: Final = 2_000_000
 FLOOR: Final = "floor_raise"
 ADD: Final = "counter_add"
 MERGE: Final = "sync_merge"
-APPLIED, FOUND = 1, 2
-"""Outcomes of both: done now, or found done."""
+APPLIED: Final = 1
+YOUNG: Final = (APPLIED, 2, -1)
+"""Done now; or found done, perhaps by a replay that was interrupted, so as young."""
 
 Value = tuple[int, bytes]
-
-
-@dataclass(slots=True)
-class WindowStatistics:
-    """What became of the window.
-
-    Attributes:
-        restored: Writes that a new server had lost and has again.
-        replays: How often another server was met.
-        overflowed: Writes that left the window early, because of its size.
-        not_restored: Writes that a new server refused and no journal could take.
-    """
-
-    restored: int = 0
-    replays: int = 0
-    overflowed: int = 0
-    not_restored: int = 0
+Name = tuple[object, ...]
 
 
 def _ignore(_tenant_id: str, _floor: int) -> None:
@@ -96,7 +81,8 @@ class ReplayWindow:
         # By key, what was acknowledged longest ago first: when, by the server's clock
         # (of what was written at once, its stamp), and its bytes.
         self._values: OrderedDict[bytes, Value] = OrderedDict()
-        self._scripts: deque[tuple[int, bytes, Call]] = deque()
+        # By counter, writer and number, or by floor: when, the key, and the script.
+        self._scripts: OrderedDict[Name, tuple[int, bytes, Call]] = OrderedDict()
         self._size = [0]  # bytes of both; a list, for `landed` to change
         self.is_open = seconds > 0
         self.statistics = WindowStatistics()
@@ -111,11 +97,10 @@ class ReplayWindow:
         self._void: dict[bytes, int] = {}
         self.landed = self._make_landed()
 
-    def __len__(self) -> int:
-        return len(self._values) + len(self._scripts)
-
     def __repr__(self) -> str:
-        return f"<ReplayWindow {self._reach_us - LAG_US} us, {len(self)} writes>"
+        return (
+            f"<ReplayWindow {len(self._values)} values, {len(self._scripts)} scripts>"
+        )
 
     @property
     def size(self) -> int:
@@ -146,14 +131,18 @@ class ReplayWindow:
 
     def brought(self, key: bytes, sealed: bytes) -> None:
         """Remember what was written some time ago and acknowledged only now."""
-        if self.is_open and not self.has_newer(key, unseal(sealed).stamp):
+        if self.is_open and self.newest(key) <= unseal(sealed).stamp:
             self.landed(key, self._now_us(), sealed)
 
     def note(self, key: bytes, at: int, call: Call) -> None:
         """Remember an acknowledged script whose repetition is harmless."""
         if self.is_open:
-            self._scripts.append((at, key, call))
-            self._size[0] += OVERHEAD
+            name = _name(key, call)
+            if name in self._scripts:
+                self._scripts.move_to_end(name)
+            else:
+                self._size[0] += OVERHEAD
+            self._scripts[name] = at, key, call
             if len(self._scripts) % STRIDE == 0:
                 self.prune()
 
@@ -179,25 +168,26 @@ class ReplayWindow:
         """Whether a new server would be sent nothing."""
         return not self._values and not self._scripts
 
-    def has_newer(self, key: bytes, stamp: int) -> bool:
-        """Whether a later write of a key has been acknowledged just now."""
+    def newest(self, key: bytes) -> int:
+        """Return the stamp of a key's last acknowledged write; 0 if none is known."""
         held = self._values.get(key)
-        return held is not None and unseal(held[1]).stamp > stamp
+        return 0 if held is None else unseal(held[1]).stamp
 
     def prune(self) -> None:
         """Let go what is older than the window reaches, or too much for it."""
         # Not by now alone: long after a crash all of it is still of use. Not by the
         # last one alone: its stamp may be far ahead.
-        last = (self._scripts[-1][0] if self._scripts else 0), self._last_value()
-        self._prune(min(max(last), self._now_us()) - self._reach_us)
-
-    def _last_value(self) -> int:
-        return self._values[next(reversed(self._values))][0] if self._values else 0
+        last = max(_last(self._scripts), _last(self._values))
+        self._prune(min(last, self._now_us()) - self._reach_us)
 
     def _prune(self, since_us: int) -> None:
         size, values, scripts = self._size, self._values, self._scripts
-        while scripts and (scripts[0][0] < since_us or size[0] > self._max_bytes):
-            at, _, _ = scripts.popleft()
+        while scripts:
+            name = next(iter(scripts))
+            at = scripts[name][0]
+            if at >= since_us and size[0] <= self._max_bytes:
+                break
+            del scripts[name]
             size[0] -= OVERHEAD
             self.statistics.overflowed += at >= since_us
         while values:
@@ -211,11 +201,9 @@ class ReplayWindow:
         self._forget_void(since_us)
 
     def _forget_void(self, since_us: int) -> None:
-        while self._void:
-            key = next(iter(self._void))
-            if self._void[key] >= since_us:
-                break
-            del self._void[key]
+        void = self._void
+        while void and void[oldest := next(iter(void))] < since_us:
+            del void[oldest]
 
     # --- putting back -----------------------------------------------------------------
 
@@ -228,12 +216,15 @@ class ReplayWindow:
         """
         ago_us = round((self._monotonic() - since) * 1e6)
         self._prune(self._now_us() - ago_us - self._reach_us)
-        floors = [call for _, _, call in self._scripts if call[0] == FLOOR]
+        scripts = self._scripts.values()
+        floors = [call for _, _, call in scripts if call[0] == FLOOR]
         others = [
             call
-            for at, key, call in self._scripts
+            for at, key, call in scripts
             if call[0] != FLOOR and at > self._void_until(key)
         ]
+        # A lower number of a writer that comes after a higher one is not added.
+        others.sort(key=lambda call: (call[1][0], str(call[2][0]), int(call[2][1])))
         merges = [
             self._merge(key, sealed)
             for key, (_, sealed) in self._values.items()
@@ -263,21 +254,16 @@ class ReplayWindow:
         Returns:
             Whether the server may be used: not while it does not take a floor.
         """
-        restored = refused = 0
-        is_usable = True
+        restored, refused, is_usable = 0, 0, True
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, CrewRedisError):
                 refused += 1
-                is_refused_floor = call[0] == FLOOR
-                if is_refused_floor and isinstance(reply, UnavailableError):
-                    is_usable = False
-                else:
-                    self._defer(call)
+                is_usable &= call[0] != FLOOR or not isinstance(reply, UnavailableError)
+                self._defer(call)
             elif call[0] == FLOOR:
                 self._note_again(call)
                 self.on_floor(self._tenant(call[1][0]), int(call[2][0]))
-            elif isinstance(reply, list) and int(reply[0]) in (APPLIED, FOUND):
-                # Found: by a replay that was interrupted, it may be as young.
+            elif isinstance(reply, list) and int(reply[0]) in YOUNG:
                 restored += int(reply[0]) == APPLIED
                 self._note_again(call)
         self.statistics.replays += 1
@@ -304,3 +290,12 @@ class ReplayWindow:
         entry = entry_of(call, self._tenant(call[1][0]))
         if entry is not None and not self._journal.adopt(entry):
             self.statistics.not_restored += 1
+
+
+def _name(key: bytes, call: Call) -> Name:
+    """Return what tells one script from another, but not from its repetition."""
+    return (key, *call[2][:2]) if call[0] == ADD else (key,)
+
+
+def _last(acks: OrderedDict[Any, Any]) -> int:
+    return int(acks[next(reversed(acks))][0]) if acks else 0
