@@ -12,6 +12,7 @@ from mcp_crew_redis.store.manager import RedisManager
 from mcp_crew_redis.store.store import Store
 from mcp_crew_redis.testing import FaultProxy
 from mcp_crew_redis.types import DataType
+from tests.integration.core.bench import eventually
 from tests.integration.store.outage_parts import (
     away,
     back,
@@ -304,3 +305,34 @@ async def test_without_a_callback_the_newer_write_stands(proxy, other):
 
         assert await other.get(**state("k")) == "theirs"
         assert bench.told.conflicts == 1
+
+
+async def test_an_own_write_that_was_cancelled_is_no_conflict(bench):
+    """It may stand, and it is the later one: nobody else has written."""
+    bench.answer = lambda conflict: Merged(f"{conflict.local}+{conflict.remote}")
+    await bench.manager.set(**state("warm"), value=0)
+    await away(bench.proxy, bench.store)
+    await bench.manager.set(**state("k"), value="waits")
+    kick, bench.store.sync._is_closed = bench.store.sync.kick, True
+    await back(bench.proxy)
+    port = bench.store.context.port
+    await eventually(lambda: port.send("PING"), "Redis is back")
+    bench.proxy.replies.stall()
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(bench.manager.set(**state("k"), value="cancelled"))
+        reader = bench.other
+
+        async def stands():
+            return await reader.get(**state("k")) == "cancelled"
+
+        await wait_until(stands, "it stands")
+        task.cancel()
+    bench.proxy.replies.release()
+
+    bench.store.sync._is_closed = False
+    kick()
+    await drained(bench.store)
+
+    assert await bench.other.get(**state("k")) == "cancelled"
+    assert (bench.told.conflicts, bench.told.merged) == (0, 0)
+    assert bench.asked == []

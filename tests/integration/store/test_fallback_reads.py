@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcp_crew_redis.errors import UnavailableError
+from mcp_crew_redis.errors import ConnectionLostError, UnavailableError
 from mcp_crew_redis.testing import FaultProxy
 from mcp_crew_redis.types import DataType, DeleteOutcome, WriteOutcome
 from tests.integration.core.bench import outcome
@@ -48,6 +48,12 @@ async def manager(store):
     await manager.set(**state("clean"), value="stands")
     await manager.set(**CACHE, value="stands")
     return manager
+
+
+@pytest.fixture
+async def other(server):
+    async with opened(server.client_kwargs) as store:
+        yield store
 
 
 @pytest.fixture
@@ -269,3 +275,34 @@ async def test_two_stores_of_one_process_keep_apart(proxy, server, store, gone):
 
         assert await manager_of(second).get(**state("clean")) == "stands"
         assert second.journal.depth == 0
+
+
+async def test_of_two_writers_the_newer_stamp_waits(store, gone):
+    """The earlier one had to wait for a connection, and comes second with nothing."""
+    keys, values = store.keys.tenant("acme"), store.values
+    key = keys.key("state", "k")
+    stamp = store.context.stamps.stamp()
+    earlier = values.sealed(stamp, values.encoded("earlier"), 60_000)
+    await gone.set(**state("k"), value="later")
+
+    error = ConnectionLostError("no connection in time")
+    await values._fallback.keep(keys, ((key, earlier),), error)
+
+    assert await gone.get(**state("k")) == "later"
+
+
+async def test_a_write_after_one_far_ahead_is_kept(
+    server, proxy, store, manager, other
+):
+    """What stood was an hour ahead, and was written over; then came an outage."""
+    await manager_of(other).set(**state("warm"), value=0)
+    other.context.stamps.hybrid._offset_us += 3_600_000_000
+    await manager_of(other).set(**state("k"), value="ahead")
+    assert await manager.set(**state("k"), value="above") is WriteOutcome.STORED
+    await away(proxy, store)
+    await manager.set(**state("k"), value="later")
+    assert await manager.get(**state("k")) == "later"
+
+    await back(proxy)
+    await drained(store)
+    assert await manager.get(**state("k")) == "later"
