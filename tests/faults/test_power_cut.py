@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from mcp_crew_redis import CrewRedis, CrewSettings, DataType, WriteOutcome
+from mcp_crew_redis.testing import FaultProxy
 from tests.faults.outage_crews import Fleet, number_from, problems_on
 from tests.faults.outage_history import kinds
 from tests.faults.outage_power import LOSS, PowerSupply
 from tests.rig.waiting import wait_until
 
+STATE = DataType.STATE
 CUTS = int(number_from("CREW_POWER_CUTS", 3))
 SEED = int(os.environ.get("CREW_CHAOS_SEED", "0")) or Random().randrange(1, 10**6)
 
@@ -84,20 +87,25 @@ async def test_without_the_window_a_power_cut_loses(server, tmp_path):
     assert sum(each["restored"] for each in statistics) == 0
 
 
+@asynccontextmanager
+async def crew_at(socket):
+    """Give a crew of this process."""
+    settings = CrewSettings(unix_socket=Path(socket), circuit_breaker_timeout=0.1)
+    async with CrewRedis(settings) as crew:
+        yield crew
+
+
 @pytest.fixture
 async def crew(server):
-    """A crew of this process."""
-    settings = CrewSettings(
-        unix_socket=Path(server.unix_socket), circuit_breaker_timeout=0.1
-    )
-    async with CrewRedis(settings) as crew:
+    """The same, straight at the server."""
+    async with crew_at(server.unix_socket) as crew:
         yield crew
 
 
 async def acknowledged(crew):
     """Have a value and a counter acknowledged."""
     acme = crew.tenant("acme")
-    assert await acme.set(DataType.STATE, "x", 1) is WriteOutcome.STORED
+    assert await acme.set(STATE, "x", 1) is WriteOutcome.STORED
     assert await acme.increment(DataType.COUNTER, "n", 5) == 5
 
 
@@ -131,3 +139,33 @@ async def test_what_was_put_back_is_put_back_after_the_next_cut_too(server, crew
         server.start()
 
         await stands(server)
+
+
+async def test_a_write_that_waited_for_the_replay_is_newer_than_what_it_put_back(
+    server,
+):
+    """It was stamped before, and acknowledged afterwards: the next cut takes it too."""
+    async with (
+        PowerSupply(server) as power,
+        FaultProxy(server.unix_socket) as proxy,
+        crew_at(proxy.unix_socket) as crew,
+    ):
+        await acknowledged(crew)
+        before = proxy.connection_count
+        proxy.replies.stall()  # whoever dials waits for its greeting
+        assert power.cut() > 0
+        server.start()
+        proxy.cut()
+        await wait_until(lambda: proxy.connection_count > before, "it dials")
+        clock = crew.manager._open().context.stamps.hybrid
+        last = clock.last
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(crew.tenant("acme").set(STATE, "x", 2))
+            await wait_until(lambda: clock.last > last, "it has its stamp")
+            proxy.replies.release()
+        assert writing.result() is WriteOutcome.STORED
+        assert power.cut() > 0
+        server.start()
+
+        await stands(server)
+        assert server.execute("GET", "mcp-crew:state:{acme}:x")[-1:] == b"\x02"
