@@ -221,7 +221,8 @@ class Node:
 
     def _needs_dial(self) -> bool:
         """Whether nobody else dials: an open circuit is the prober's."""
-        return not self.is_closed and self.breaker.is_closed and not self._living()
+        is_open = self.breaker.state is not CircuitState.CLOSED  # a ramp is not open
+        return not (self.is_closed or is_open or self._living())
 
     def retire(self, cause: str) -> None:
         """Give up both lanes: the address may lead to another server already.

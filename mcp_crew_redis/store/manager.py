@@ -27,10 +27,16 @@ class RedisManager:
     Each method raises, before anything is sent: `InvalidTenantError`,
     `InvalidIdentifierError`, `DataError` for a type or kind that does not exist or is
     not served here, `InvalidTtlError`, and for a value `CodecError` and
-    `ValueTooLargeError`. And later: `UnavailableError` when Redis does not answer,
-    `CodecError` when what stands is not ours or not what was asked for, `DataError`
-    when a key holds another kind of thing, `ConflictError` when newer writes of others
-    stood in the way time after time.
+    `ValueTooLargeError`. And later: `UnavailableError` as below, `CodecError` when what
+    stands is not ours or not what was asked for, `DataError` when a key holds another
+    kind of thing, `ConflictError` when newer writes of others stood in the way time
+    after time.
+
+    While Redis is away the journal takes writes: `set`, `set_many` and `delete` return
+    DEFERRED, `increment` what is believed here; `FallbackFullError` if there is no
+    room. What waits is read from there. Of anything else `get` and `get_many` of TOOLS
+    and CACHE find nothing; other reads, `expire`, `scan`, `usage`, `purge` and the
+    delete of a counter raise `UnavailableError`.
 
     Cancelling a call leaves its write done or not done, and everything else intact.
 
@@ -69,6 +75,9 @@ class RedisManager:
             value: Anything the codec knows; None is a value too.
             ttl: Seconds to live, taken as they are; None for the policy's.
             kind: The policy's row: "mongodb", "product", "high", ...
+
+        Returns:
+            STORED in Redis, or DEFERRED: in the journal, to be synchronised.
         """
         store = self._open()
         keys = store.keys.tenant(tenant_id)
@@ -141,7 +150,7 @@ class RedisManager:
         identifier: str,
         into: type[Any] | None = None,
     ) -> Entry[Any] | None:
-        """Return a value with its age, source and stamp; None when there is none."""
+        """Return a value or counter with its age, source and stamp; None for none."""
         store = self._open()
         keys = store.keys.tenant(tenant_id)
         return await store.values.get_entry(keys, data_type, identifier, into)
@@ -230,7 +239,7 @@ class RedisManager:
         """Store values by identifier, in one round trip for each 128 or 1 MiB.
 
         All are checked before the first is sent. Not atomic: after an error some may
-        have been stored.
+        have been stored. Returns DEFERRED if any of them is in the journal.
         """
         store = self._open()
         keys = store.keys.tenant(tenant_id)
@@ -239,7 +248,7 @@ class RedisManager:
     async def delete_many(
         self, *, tenant_id: str, data_type: DataType, identifiers: Iterable[str]
     ) -> int:
-        """Delete values and return how many there were."""
+        """Delete values; return how many there were, those deferred included."""
         store = self._open()
         keys = store.keys.tenant(tenant_id)
         return await store.batches.delete_many(keys, data_type, identifiers)
@@ -263,7 +272,10 @@ class RedisManager:
         amount: int = 1,
         ttl: float | None = None,
     ) -> int:
-        """Add to a counter and return the value it then had; see `Counters`."""
+        """Add to a counter and return the value it then had; see `Counters`.
+
+        While Redis is away: the last value seen and all that waits here.
+        """
         store = self._open()
         keys = store.keys.tenant(tenant_id)
         return await store.increment(keys, data_type, identifier, amount, ttl)

@@ -27,8 +27,7 @@ __all__ = ["MAX_WINDOW_BYTES", "ReplayWindow"]
 log = get_logger(__name__)
 
 MAX_WINDOW_BYTES: Final = 16 * 1024 * 1024
-STRIDE: Final = 256
-"""One write of so many looks whether others are too old."""
+STRIDE: Final = 256  # one write of so many looks whether others are too old
 LAG_US: Final = 2_000_000
 """Microseconds that an answer may come after its write was stamped."""
 FLOOR: Final = "floor_raise"
@@ -38,7 +37,7 @@ APPLIED: Final = 1
 YOUNG: Final = (APPLIED, 2, -1)
 """Done now; or found done, perhaps by a replay that was interrupted, so as young."""
 
-Value = tuple[int, bytes]
+Value = tuple[int, int, bytes]
 Name = tuple[object, ...]
 
 
@@ -79,7 +78,7 @@ class ReplayWindow:
         max_bytes: int = MAX_WINDOW_BYTES,
     ) -> None:
         # By key, what was acknowledged longest ago first: when, by the server's clock
-        # (of what was written at once, its stamp), and its bytes.
+        # (of what was written at once, its stamp), its stamp, and its bytes.
         self._values: OrderedDict[bytes, Value] = OrderedDict()
         # By counter, writer and number, or by floor: when, the key, and the script.
         self._scripts: OrderedDict[Name, tuple[int, bytes, Call]] = OrderedDict()
@@ -105,7 +104,6 @@ class ReplayWindow:
     @property
     def size(self) -> int:
         """Bytes remembered."""
-        self.prune()
         return self._size[0]
 
     # --- remembering ------------------------------------------------------------------
@@ -118,12 +116,12 @@ class ReplayWindow:
             old = get(key)
             if old is None:
                 size[0] += len(sealed) + OVERHEAD
-            elif old[0] <= stamp:
-                size[0] += len(sealed) - len(old[1])
+            elif old[1] <= stamp:
+                size[0] += len(sealed) - len(old[2])
                 to_end(key)
             else:
                 return  # answers of two connections: the later write is known already
-            values[key] = stamp, sealed
+            values[key] = stamp, stamp, sealed
             if size[0] > limit or not stamp % STRIDE:
                 prune()
 
@@ -131,8 +129,11 @@ class ReplayWindow:
 
     def brought(self, key: bytes, sealed: bytes) -> None:
         """Remember what was written some time ago and acknowledged only now."""
-        if self.is_open and self.newest(key) <= unseal(sealed).stamp:
-            self.landed(key, self._now_us(), sealed)
+        stamp = unseal(sealed).stamp
+        if self.is_open and self.newest(key) <= stamp:
+            self.landed(key, stamp, sealed)
+            if key in self._values:  # unless it is too large for the window
+                self._values[key] = self._now_us(), stamp, sealed
 
     def note(self, key: bytes, at: int, call: Call) -> None:
         """Remember an acknowledged script whose repetition is harmless."""
@@ -171,32 +172,32 @@ class ReplayWindow:
     def newest(self, key: bytes) -> int:
         """Return the stamp of a key's last acknowledged write; 0 if none is known."""
         held = self._values.get(key)
-        return 0 if held is None else unseal(held[1]).stamp
+        return 0 if held is None else held[1]
 
     def prune(self) -> None:
         """Let go what is older than the window reaches, or too much for it."""
         # Not by now alone: long after a crash all of it is still of use. Not by the
         # last one alone: its stamp may be far ahead.
-        last = max(_last(self._scripts), _last(self._values))
-        self._prune(min(last, self._now_us()) - self._reach_us)
+        last = min(max(_last(self._scripts), _last(self._values)), self._now_us())
+        self._prune(last - self._reach_us)
 
     def _prune(self, since_us: int) -> None:
         size, values, scripts = self._size, self._values, self._scripts
-        while scripts:
+        while values:
+            key = next(iter(values))
+            at, _, sealed = values[key]
+            if at >= since_us and size[0] <= self._max_bytes:
+                break
+            del values[key]
+            size[0] -= len(sealed) + OVERHEAD
+            self.statistics.overflowed += at >= since_us
+        while scripts:  # small, and nobody else can put them back
             name = next(iter(scripts))
             at = scripts[name][0]
             if at >= since_us and size[0] <= self._max_bytes:
                 break
             del scripts[name]
             size[0] -= OVERHEAD
-            self.statistics.overflowed += at >= since_us
-        while values:
-            key = next(iter(values))
-            at, sealed = values[key]
-            if at >= since_us and size[0] <= self._max_bytes:
-                break
-            del values[key]
-            size[0] -= len(sealed) + OVERHEAD
             self.statistics.overflowed += at >= since_us
         self._forget_void(since_us)
 
@@ -227,8 +228,8 @@ class ReplayWindow:
         others.sort(key=lambda call: (call[1][0], str(call[2][0]), int(call[2][1])))
         merges = [
             self._merge(key, sealed)
-            for key, (_, sealed) in self._values.items()
-            if unseal(sealed).stamp > self._void_until(key)
+            for key, (_, stamp, sealed) in self._values.items()
+            if stamp > self._void_until(key)
         ]
         return [*floors, *merges, *others]
 
@@ -280,9 +281,7 @@ class ReplayWindow:
         """Remember anew what this server has only now: it may die too."""
         name, keys, args = call
         if name == MERGE and isinstance(args[0], bytes):
-            held = self._values.get(keys[0])
-            if held is None or held[1] == args[0]:
-                self.landed(keys[0], self._now_us(), args[0])
+            self.brought(keys[0], args[0])
         elif name != MERGE:
             self.note(keys[0], self._now_us(), call)
 
@@ -293,7 +292,7 @@ class ReplayWindow:
 
 
 def _name(key: bytes, call: Call) -> Name:
-    """Return what tells one script from another, but not from its repetition."""
+    """Return what tells a script from others, but not from its repetition."""
     return (key, *call[2][:2]) if call[0] == ADD else (key,)
 
 
