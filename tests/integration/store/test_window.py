@@ -128,7 +128,7 @@ async def test_without_a_window_what_is_lost_is_lost(own_server):
         await manager.set(**state("k"), value=1)
         await manager.increment(**N)
         await manager.purge(tenant_id="globex")
-        assert len(store.window) == 0
+        assert store.window.is_empty
         own_server.restart(keep_data=False)
         await met_again(store)
 
@@ -258,6 +258,44 @@ async def test_what_was_put_back_is_remembered_anew(own_server):
         assert await manager.get(**state("k")) == 1
 
 
+async def test_a_floor_that_was_put_back_is_remembered_anew(own_server):
+    """As everything else: the server that has it only now may die too."""
+    async with opened(own_server.client_kwargs, replay_window=0.2) as store:
+        manager = manager_of(store)
+        await manager.set(**state("k"), value=1)
+        await manager.purge(tenant_id="acme")
+        floor = own_server.execute("GET", "p:meta:{acme}:floor")
+        own_server.kill()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 3.0
+        await wait_until(lambda: loop.time() > until, "the outage is long")
+        own_server.restart(keep_data=False)
+        await met_again(store)
+        for number in range(300):
+            await manager.set(**state(f"more{number}", "globex"), value=0)
+        own_server.restart(keep_data=False)
+        await met_again(store)
+
+        assert own_server.execute("GET", "p:meta:{acme}:floor") == floor
+
+
+async def test_a_lost_purge_is_done_again_although_the_server_dies_meanwhile(
+    own_server, store, manager
+):
+    """Until it has been done, nobody may take it for done."""
+    await manager.set(**state("k"), value=1)
+    standing = own_server.execute("GET", KEY)
+    await manager.purge(tenant_id="acme")
+    own_server.restart(keep_data=False)
+    own_server.execute("SET", KEY, standing, "PX", 60_000)
+    own_server.execute("CLIENT", "PAUSE", 1_500, "WRITE")
+    await met_again(store)
+
+    await wait_until(
+        lambda: own_server.execute("EXISTS", KEY) == 0, "it is removed", timeout=8.0
+    )
+
+
 async def test_a_stamp_far_ahead_does_not_empty_the_window(own_server, store, manager):
     """Somebody's clock is wrong by an hour, and one write is made above it."""
     async with opened(own_server.client_kwargs, replay_window=0.0) as other:
@@ -275,6 +313,40 @@ async def test_a_stamp_far_ahead_does_not_empty_the_window(own_server, store, ma
 
     assert await manager.get(**state("k299")) == 299
     assert await manager.get(**state("wild")) == "ours"
+
+
+async def test_a_live_write_beside_the_synchronisation_is_the_one_remembered(
+    own_server, store, manager
+):
+    """It was under way when the older one of its key was brought in."""
+    await manager.set(**state("warm"), value=0)
+    values, window, stamps = store.values, store.window, store.context.stamps
+    key = store.keys.tenant("acme").key("state", "k")
+    older, newer = stamps.stamp(), stamps.stamp()
+    await wait_until(lambda: stamps.hybrid.now_us() > newer, "time passes")
+
+    window.brought(key, values.sealed(older, values.encoded("older"), 60_000))
+    window.landed(key, newer, values.sealed(newer, values.encoded("newer"), 60_000))
+    own_server.restart(keep_data=False)
+    await met_again(store)
+
+    assert await manager.get(**state("k")) == "newer"
+
+
+async def test_large_values_do_not_push_out_counters_and_floors(
+    own_server, store, manager
+):
+    """They take no room to speak of, and nobody can put them back otherwise."""
+    await manager.set(**state("x", "globex"), value=1)
+    await manager.purge(tenant_id="globex")
+    await manager.increment(**N, amount=5)
+    for number in range(20):
+        await manager.set(**state(f"k{number}"), value="x" * 1_000_000)
+    own_server.restart(keep_data=False)
+    await met_again(store)
+
+    assert own_server.execute("EXISTS", "p:meta:{globex}:floor") == 1
+    assert own_server.execute("HGET", COUNTER_KEY, "v") == b"5"
 
 
 # --- refusals ---------------------------------------------------------------------
@@ -387,7 +459,7 @@ async def test_caches_are_not_remembered(store, manager):
         tenant_id="acme", data_type=DataType.CACHE, identifier="c", value=1
     )
 
-    assert len(store.window) == 0
+    assert store.window.is_empty
 
 
 async def test_deleting_many_counters_stays_bounded(store, manager):
