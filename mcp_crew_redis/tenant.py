@@ -27,8 +27,8 @@ Waiting = Coroutine[Any, Any, T]
 class Tenant:
     """The state of one tenant: cheap to make, and it cannot reach another's.
 
-    Errors, cancellation and arguments are those of `RedisManager`, whose methods these
-    are without `tenant_id`.
+    Errors, cancellation, arguments, and what goes on while Redis is away are those of
+    `RedisManager`, whose methods these are without `tenant_id`.
 
     Attributes:
         id: The tenant's name.
@@ -62,7 +62,10 @@ class Tenant:
         ttl: float | None = None,
         kind: str | None = None,
     ) -> Waiting[WriteOutcome]:
-        """Store a value; `ttl` in seconds wins over the policy's row `kind`."""
+        """Store a value; `ttl` in seconds wins over the policy's row `kind`.
+
+        Returns STORED, or DEFERRED: in the journal, while Redis is away.
+        """
         return self._values.set(self._keys, data_type, identifier, value, ttl, kind)
 
     @overload
@@ -90,7 +93,11 @@ class Tenant:
         into: type[Any] | None = None,
         default: object = None,
     ) -> Waiting[Any]:
-        """Return a value, validated as `into`, or `default` when there is none."""
+        """Return a value, validated as `into`, or `default` when there is none.
+
+        While Redis is away: what waits in the journal; else UnavailableError, except
+        for cache types, of which there is none then.
+        """
         return self._values.get(self._keys, data_type, identifier, into, default)
 
     @overload
@@ -104,11 +111,17 @@ class Tenant:
     def get_entry(
         self, data_type: DataType, identifier: str, *, into: type[Any] | None = None
     ) -> Waiting[Entry[Any] | None]:
-        """Return a value with its age, source and stamp; None when there is none."""
+        """Return a value or counter with its age, source and stamp; None for none.
+
+        While Redis is away: what waits in the journal, as stale; else UnavailableError.
+        """
         return self._values.get_entry(self._keys, data_type, identifier, into)
 
     def delete(self, data_type: DataType, identifier: str) -> Waiting[DeleteOutcome]:
-        """Delete a value or a counter and say whether there was one."""
+        """Delete a value or a counter and say whether there was one.
+
+        Returns DEFERRED for a value while Redis is away; for a counter that raises.
+        """
         return self._values.delete(self._keys, data_type, identifier)
 
     def exists(self, data_type: DataType, identifier: str) -> Waiting[bool]:
@@ -140,7 +153,10 @@ class Tenant:
         *,
         into: type[Any] | None = None,
     ) -> Waiting[dict[str, Any]]:
-        """Return the values that there are, by identifier, in one round trip."""
+        """Return the values that there are, by identifier, in one round trip.
+
+        While Redis is away, as `get` for each; if one has to raise, all of them do.
+        """
         return self._store.batches.get_many(self._keys, data_type, identifiers, into)
 
     def set_many(
@@ -151,13 +167,19 @@ class Tenant:
         ttl: float | None = None,
         kind: str | None = None,
     ) -> Waiting[WriteOutcome]:
-        """Store values by identifier, in one round trip for each 128 or 1 MiB."""
+        """Store values by identifier, in one round trip for each 128 or 1 MiB.
+
+        Returns STORED, or DEFERRED if any of them is in the journal.
+        """
         return self._store.batches.set_many(self._keys, data_type, items, ttl, kind)
 
     def delete_many(
         self, data_type: DataType, identifiers: Iterable[str]
     ) -> Waiting[int]:
-        """Delete values and return how many there were."""
+        """Delete values and return how many there were.
+
+        Those that the journal has to see to, while Redis is away, are counted.
+        """
         return self._store.batches.delete_many(self._keys, data_type, identifiers)
 
     def scan(self, data_type: DataType, match: str = "*") -> AsyncIterator[str]:
@@ -174,7 +196,11 @@ class Tenant:
         *,
         ttl: float | None = None,
     ) -> Waiting[int]:
-        """Add to a counter and return the value it then had."""
+        """Add to a counter and return the value it then had.
+
+        While Redis is away the amount waits in the journal, and the value is what is
+        believed here: the last one seen and all that waits.
+        """
         return self._store.increment(self._keys, data_type, identifier, amount, ttl)
 
     # --- all of it --------------------------------------------------------------------

@@ -66,7 +66,7 @@ class RedisManager:
         ttl: float | None = None,
         kind: str | None = None,
     ) -> WriteOutcome:
-        """Store a value and say where it is.
+        """Store a value; return STORED (in Redis) or DEFERRED (in the journal).
 
         Args:
             tenant_id: Whose it is.
@@ -75,9 +75,6 @@ class RedisManager:
             value: Anything the codec knows; None is a value too.
             ttl: Seconds to live, taken as they are; None for the policy's.
             kind: The policy's row: "mongodb", "product", "high", ...
-
-        Returns:
-            STORED in Redis, or DEFERRED: in the journal, to be synchronised.
         """
         store = self._open()
         keys = store.keys.tenant(tenant_id)
