@@ -7,7 +7,7 @@ nothing is made up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mcp_crew_redis._wire.keys import TenantKeys
@@ -19,7 +19,7 @@ from mcp_crew_redis.errors import (
 )
 from mcp_crew_redis.store.counting import may_have_happened
 from mcp_crew_redis.store.entry import Entry
-from mcp_crew_redis.store.journal.entries import Register
+from mcp_crew_redis.store.journal.entries import Posting, Register
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.stamps import StampSource
 from mcp_crew_redis.store.window import ReplayWindow
@@ -76,7 +76,7 @@ class Fallback:
         self.journal = journal
         self.dirty = journal.registers
         self.replaced = journal.replaced
-        self.landed = _landed(journal, window)
+        self.landed = window.landed
         self.brought = window.brought
         self._newest = window.newest
         self._stamps = stamps
@@ -160,6 +160,16 @@ class Fallback:
         stamps = self._stamps
         return stamps.stamp() if stamps.is_ready else stamps.hybrid.stamp()
 
+    async def post(self, posting: Posting) -> None:
+        """Accept a message or a job for a relay; returns and is cancelled as `keep`.
+
+        Raises:
+            FallbackFullError: The journal is full.
+        """
+        posting.is_wall_time = not self._stamps.is_ready
+        self.journal.post(posting)
+        await self.committed()
+
     # --- reading ----------------------------------------------------------------------
 
     def live(self, register: Register) -> bool:
@@ -189,21 +199,3 @@ class Fallback:
             stamp=register.stamp,
             expires_at=register.expires_at_ms / 1e3,
         )
-
-
-def _landed(
-    journal: Journal, window: ReplayWindow
-) -> Callable[[bytes, int, bytes], None]:
-    """Return what every acknowledged write passes; a closure, for it is a hot path."""
-    dirty, replaced, remember = journal.registers, journal.replaced, window.landed
-
-    def mindful(key: bytes, stamp: int, sealed: bytes) -> None:
-        remember(key, stamp, sealed)
-        if dirty:
-            replaced(key, stamp)
-
-    def forgetful(key: bytes, stamp: int, _sealed: bytes) -> None:
-        if dirty:
-            replaced(key, stamp)
-
-    return mindful if window.is_open else forgetful

@@ -49,7 +49,11 @@ class Relay(Protocol):
     """Hands on the postings of one kind."""
 
     def call(self, posting: Posting) -> Call:
-        """Return the script that takes it, which may be run twice."""
+        """Return the script that takes it, which may be run twice.
+
+        One that is older than its receiver's memory of names is for the dead letters:
+        nobody could tell its repetition.
+        """
         ...
 
     def settle(self, posting: Posting, reply: object) -> str:
@@ -91,6 +95,13 @@ class Landing:
         self._memory_us = round(context.tombstone_ttl * _MICROSECONDS)
         self._now_us = context.stamps.hybrid.now_us
         self._insisted: set[Register] = set()
+
+    def employ(self, kind: str, relay: Relay) -> None:
+        """Hand on postings of a kind from now on, those that waited for it too."""
+        self.relays[kind] = relay
+        for entry in self._journal.troubled():
+            if isinstance(entry, Posting) and entry.kind == kind:
+                self._journal.resume(entry)
 
     # --- before -----------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class Store:
         counters: Exact counters.
         upkeep: What concerns all of a tenant's keys.
         registry: Which tenants there are.
+        fallback: The way into the journal.
         journal: What was accepted and waits for Redis.
         window: What was acknowledged and may still be lost.
         landing: What became of entries.
@@ -98,6 +99,7 @@ class Store:
         self.batches = Batches(context, gate, order, fallback, self.values)
         self.upkeep = Upkeep(context, registry, on_floor=self._purged)
         self.registry = registry
+        self.fallback = fallback
         self.landing = Landing(context, fallback, self.counters, merge)
         self.sync = Synchroniser(context, self.journal, registry, self.landing)
         self._noted = order.noted

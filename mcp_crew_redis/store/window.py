@@ -41,10 +41,6 @@ Value = tuple[int, int, bytes]
 Name = tuple[object, ...]
 
 
-def _ignore(_tenant_id: str, _floor: int) -> None:
-    """Nobody purges again."""
-
-
 class ReplayWindow:
     """The last acknowledged writes, bounded by time and by bytes.
 
@@ -58,8 +54,8 @@ class ReplayWindow:
         max_bytes: Limit of keys and values together.
 
     Attributes:
-        landed: Takes key, stamp and bytes of a value or tombstone that Redis has
-            acknowledged. A closure: every ordered write passes here.
+        landed: Takes key, stamp and bytes of what Redis has acknowledged; what is older
+            need not wait in the journal any more. A closure: it is a hot path.
         is_open: Whether anything is remembered at all.
         statistics: What became of it.
         on_floor: Called with a tenant and its floor when a new server had lost that a
@@ -85,15 +81,14 @@ class ReplayWindow:
         self._size = [0]  # bytes of both; a list, for `landed` to change
         self.is_open = seconds > 0
         self.statistics = WindowStatistics()
-        self.on_floor: Callable[[str, int], None] = _ignore
+        self.on_floor: Callable[[str, int], None] = lambda _tenant, _floor: None
         self._monotonic, self._now_us = clock.monotonic, stamps.hybrid.now_us
         self._keys = keys
         self._journal = journal
         self._reach_us = round(seconds * 1e6) + LAG_US
         self._memory_us = memory_us
         self._max_bytes = max_bytes
-        # Counters deleted and tenants purged: what was acknowledged before is void.
-        self._void: dict[bytes, int] = {}
+        self._void: dict[bytes, int] = {}  # until when acks of a counter or tenant are
         self.landed = self._make_landed()
 
     def __repr__(self) -> str:
@@ -111,6 +106,9 @@ class ReplayWindow:
     def _make_landed(self) -> Callable[[bytes, int, bytes], None]:
         values, size, limit = self._values, self._size, self._max_bytes
         get, to_end, prune = values.get, values.move_to_end, self.prune
+        dirty, replaced = self._journal.registers, self._journal.replaced
+        if not self.is_open:
+            return lambda key, stamp, _: replaced(key, stamp) if dirty else None
 
         def landed(key: bytes, stamp: int, sealed: bytes) -> None:
             old = get(key)
@@ -122,6 +120,8 @@ class ReplayWindow:
             else:
                 return  # answers of two connections: the later write is known already
             values[key] = stamp, stamp, sealed
+            if dirty:
+                replaced(key, stamp)
             if size[0] > limit or not stamp % STRIDE:
                 prune()
 
