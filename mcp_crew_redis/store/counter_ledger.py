@@ -30,13 +30,14 @@ class CounterLedger:
     Attributes:
         deltas: What waits for each counter; a table of the journal's.
         committed: Awaited until what waits is as safe as was asked for.
+        takes: Whether what ended so may wait; see `Fallback.takes`.
     """
 
     def __init__(
         self, fallback: Fallback, window: ReplayWindow, stamps: StampSource
     ) -> None:
         self.deltas = fallback.journal.deltas
-        self.committed = fallback.committed
+        self.committed, self.takes = fallback.committed, fallback.takes
         self._journal = fallback.journal
         self._window = window
         self._stamps = stamps

@@ -21,7 +21,6 @@ from mcp_crew_redis.store.counter_ledger import CounterLedger
 from mcp_crew_redis.store.counters import SCRIPT, Command, Counters
 from mcp_crew_redis.store.counting import fresh
 from mcp_crew_redis.store.entry import Entry
-from mcp_crew_redis.store.fallback import is_away
 from mcp_crew_redis.store.journal.entries import Delta
 from mcp_crew_redis.store.tally import SYNC, Batch, Call, Tally
 from mcp_crew_redis.types import DataType
@@ -127,7 +126,7 @@ class DeferringCounters(Counters):
         self._ledger.added(tally.key, value, batch.made_us, command)
 
     def _keeps(self, tally: Tally, batch: Batch, error: UnavailableError) -> bool:
-        if not is_away(error):
+        if not self._ledger.takes(error):
             return False
         if not batch.delta and self._ledger.estimate(tally.key) is None:
             return False  # nothing to add, and nothing known to answer

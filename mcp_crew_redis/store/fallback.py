@@ -52,6 +52,7 @@ class Fallback:
     Attributes:
         journal: What waits for Redis.
         dirty: The pending write of each key; a table of the journal's.
+        is_closing: The crew is at its end.
         replaced: Takes a key and a stamp that stands in Redis now: an older write that
             waits under that key need not wait any more.
         brought: Takes key and bytes of what was written some time ago and is
@@ -65,6 +66,7 @@ class Fallback:
         "_stamps",
         "brought",
         "dirty",
+        "is_closing",
         "journal",
         "landed",
         "replaced",
@@ -75,6 +77,7 @@ class Fallback:
     ) -> None:
         self.journal = journal
         self.dirty = journal.registers
+        self.is_closing = False
         self.replaced = journal.replaced
         self.landed = window.landed
         self.brought = window.brought
@@ -107,7 +110,7 @@ class Fallback:
             UnavailableError: `error`, if it is not for the journal.
         """
         is_refused_delete = are_deletes and isinstance(error, RefusedError)
-        if not is_refused_delete and not is_away(error):
+        if not is_refused_delete and not self.takes(error):
             raise error
         is_uncertain = may_have_happened(error)
         registers: list[Register] = []
@@ -124,6 +127,14 @@ class Fallback:
                 raise error from full  # it may stand in Redis, which is more to know
             raise
         await self.committed()
+
+    def takes(self, error: UnavailableError) -> bool:
+        """Whether the journal may take a write that ended so: see `is_away`.
+
+        Not at the end of its crew, when nobody would be left to synchronise it.
+        """
+        is_kept = not self.is_closing or self.journal.keeper.is_durable
+        return is_kept and is_away(error)
 
     def _finds_its_place(self, register: Register) -> bool:
         """Whether a write is newer than all that is known of its key.

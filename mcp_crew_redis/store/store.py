@@ -18,7 +18,7 @@ from mcp_crew_redis.store.context import StoreContext
 from mcp_crew_redis.store.counter_ledger import CounterLedger
 from mcp_crew_redis.store.counting import check_amount
 from mcp_crew_redis.store.deferring import DeferringCounters
-from mcp_crew_redis.store.fallback import Fallback, is_away
+from mcp_crew_redis.store.fallback import Fallback
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.kinds import check_keyed
@@ -79,8 +79,7 @@ class Store:
     ) -> None:
         registry = TenantRegistry(context)
         gate, order = Gate(context.port), Order(context, registry)
-        self.context = context
-        self.keys = context.keys
+        self.context, self.keys = context, context.keys
         self.journal = Journal() if journal is None else journal
         self.window = ReplayWindow(
             context.clock,
@@ -91,9 +90,9 @@ class Store:
             memory_us=round(context.tombstone_ttl * 1e6),
         )
         fallback = Fallback(self.journal, context.stamps, self.window)
-        self._ledger = ledger = CounterLedger(fallback, self.window, context.stamps)
+        self._ledger = CounterLedger(fallback, self.window, context.stamps)
         # Another name for each store: the server remembers what a name has added.
-        self.counters = DeferringCounters(context, uuid4().hex, ledger)
+        self.counters = DeferringCounters(context, uuid4().hex, self._ledger)
         self.values = Values(context, gate, order, fallback, self.counters)
         self.lifetimes = Lifetimes(gate, order, fallback, self.values)
         self.batches = Batches(context, gate, order, fallback, self.values)
@@ -108,8 +107,8 @@ class Store:
         context.stamps.on_first = self.journal.shift
         self.window.on_floor = self._sweep_again
         if replay_window > 0:
-            node = context.port.client.node
-            node.restorer = Restorer(self.window, context.port.scripts)
+            port = context.port
+            port.client.node.restorer = Restorer(self.window, port.scripts)
 
     def __repr__(self) -> str:
         return f"<Store {self.keys.prefix} {self.context.stamps!r}>"
@@ -132,7 +131,7 @@ class Store:
         try:
             await self._prepared(keys)
         except UnavailableError as error:
-            if not is_away(error):
+            if not self.fallback.takes(error):
                 raise
             return await self.counters.defer(keys, identifier, amount, lives_ms)
         return await self.counters.increment(keys, identifier, amount, lives_ms)
@@ -168,6 +167,7 @@ class Store:
 
     async def aclose(self) -> None:
         """Synchronise what can be, end what is under way. Idempotent."""
+        self.fallback.is_closing = True
         await self._owner.aclose()
         await self.sync.aclose()
         await self.context.stamps.aclose()
