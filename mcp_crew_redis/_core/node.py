@@ -140,6 +140,8 @@ class Node:
             doubt.cancel()
         if self.restorer is not None:
             await self.restorer.greet(lane, greeting, (self.interactive, self.bulk))
+        if self.greeting is not None and self.greeting.run_id != greeting.run_id:
+            log.warning("wire.server_changed", node=self.address, role=greeting.role)
         self.greeting = greeting
         lane.run_id = greeting.run_id
         if self.is_closed:
