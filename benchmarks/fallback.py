@@ -36,7 +36,7 @@ Calls = dict[str, Callable[[], Awaitable[object]]]
 @contextlib.asynccontextmanager
 async def stores(address: Address) -> AsyncIterator[dict[str, Calls]]:
     """Connect one crew with its fallback, and one without."""
-    from mcp_crew_redis import CrewRedis, CrewSettings, DataType
+    from mcp_crew_redis import CrewRedis, CrewSettings
 
     where = (
         {"unix_socket": address.path}
@@ -47,19 +47,24 @@ async def stores(address: Address) -> AsyncIterator[dict[str, Calls]]:
     without = CrewRedis(CrewSettings(**where, replay_window=0))
     async with with_it, without:
         take_out(without)
-        found: dict[str, Calls] = {}
-        for name, crew in (("with", with_it), ("without", without)):
-            tenant = crew.tenant("account123")
-            state, counter = DataType.STATE, DataType.COUNTER
-            await tenant.set(state, "k", VALUE)
-            found[name] = {
-                "GET": lambda tenant=tenant: tenant.get(state, "k"),
-                "SET": lambda tenant=tenant: tenant.set(state, "k", VALUE),
-                "INCREMENT": lambda tenant=tenant, n=name: tenant.increment(counter, n),
-                "wire GET": lambda crew=crew: crew.redis.get("bench:k"),
-                "wire SET": lambda crew=crew: crew.redis.set("bench:k", b"x" * 200),
-            }
+        found = {"with": calls_of(with_it, "with"), "without": calls_of(without, "out")}
+        for calls in found.values():
+            await calls["SET"]()
         yield found
+
+
+def calls_of(crew: object, counter: str) -> Calls:
+    """Return one call of each operation."""
+    from mcp_crew_redis import DataType
+
+    tenant, wire = crew.tenant("account123"), crew.redis
+    return {
+        "GET": lambda: tenant.get(DataType.STATE, "k"),
+        "SET": lambda: tenant.set(DataType.STATE, "k", VALUE),
+        "INCREMENT": lambda: tenant.increment(DataType.COUNTER, counter),
+        "wire GET": lambda: wire.get("bench:k"),
+        "wire SET": lambda: wire.set("bench:k", b"x" * 200),
+    }
 
 
 def take_out(crew: object) -> None:
