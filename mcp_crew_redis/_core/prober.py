@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 
 from redis.exceptions import ResponseError
 
@@ -12,8 +13,13 @@ from mcp_crew_redis._core.dialling import DialFailedError
 from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.wire_errors import refusal_code, serves_nobody
 from mcp_crew_redis.clock import Clock
+from mcp_crew_redis.log import get_logger
 
 __all__ = ["Prober", "answered"]
+
+log = get_logger(__name__)
+
+BUSY_FOR = 5.0  # seconds of a script after which an operator should hear of it
 
 
 class Prober:
@@ -38,6 +44,7 @@ class Prober:
         self._owner = owner
         self._clock = clock
         self._is_running = False
+        self._busy_since: float | None = None
 
     def start(self) -> None:
         """Start probing, unless it is under way."""
@@ -63,12 +70,24 @@ class Prober:
             breaker.probe_cancelled(token)
             raise
         except DialFailedError as failure:
-            breaker.probe_failed(token, failure.cause)
+            self._failed(token, failure.cause)
         except Exception as error:  # noqa: BLE001 - whatever it is, it does not serve
-            cause = refusal_code(error) or type(error).__name__
-            breaker.probe_failed(token, cause)
+            self._failed(token, refusal_code(error) or type(error).__name__)
         else:
+            self._busy_since = None
             breaker.probe_succeeded(token)
+
+    def _failed(self, token: int, cause: str) -> None:
+        self._breaker.probe_failed(token, cause)
+        now = self._clock.monotonic()
+        if cause.upper() != "BUSY":
+            self._busy_since = None
+        elif self._busy_since is None:
+            self._busy_since = now
+        elif now - self._busy_since >= BUSY_FOR:
+            # Ending somebody's script is not ours to decide.
+            log.warning("wire.script_busy", since_s=round(now - self._busy_since, 3))
+            self._busy_since = inf  # said once
 
 
 async def answered(pong: Awaitable[object]) -> None:
