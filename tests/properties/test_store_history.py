@@ -87,6 +87,10 @@ class History:
                 if is_cancelled:
                     await asyncio.sleep(0)
                     task.cancel()
+        for crew in self.crews:
+            # A cancelled write may still be on its way, and would land between the two
+            # reads: a connection's commands are executed in their order.
+            await crew.redis.ping()
         for name, key in self.keys.items():
             await self.settle(name, key)
 
