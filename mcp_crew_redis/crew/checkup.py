@@ -95,6 +95,9 @@ def journal_health(journal: JournalView) -> ComponentHealth:
         told.disk_trouble,
         told.sync_trouble if told.depth > told.unresolved else None,
         f"{told.unresolved} entries wait for a decision" if told.unresolved else None,
+        f"{told.not_restored} acknowledged writes could not be put back"
+        if told.not_restored
+        else None,
         "nearly full" if told.share_used >= MAX_SHARE else None,
     ]
     detail = {

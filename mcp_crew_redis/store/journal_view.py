@@ -33,6 +33,8 @@ class JournalStatistics:
         expired: Entries whose own time was over.
         purged: Entries of a tenant purged since.
         restored: Acknowledged writes that a new server had lost and has again.
+        not_restored: Acknowledged writes that a new server refused to take back while
+            the journal was full: they are lost if it had not kept them.
         window_bytes: What is remembered to be put back.
         window_overflowed: Writes that left the replay window before their time.
         is_durable: Whether entries outlive the process.
@@ -54,6 +56,7 @@ class JournalStatistics:
     expired: int
     purged: int
     restored: int
+    not_restored: int
     window_bytes: int
     window_overflowed: int
     is_durable: bool
@@ -110,6 +113,7 @@ class JournalView:
             accepted=journal.accepted,
             **store.landing.statistics.as_dict(),
             restored=window.statistics.restored,
+            not_restored=window.statistics.not_restored,
             window_bytes=window.size,
             window_overflowed=window.statistics.overflowed,
             is_durable=journal.keeper.is_durable,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mcp_crew_redis.crew.checkup import journal_health
 from mcp_crew_redis.store.journal_view import JournalView
 from mcp_crew_redis.testing import FaultProxy
 from mcp_crew_redis.types import DataType, WriteOutcome
@@ -350,6 +351,23 @@ async def test_large_values_do_not_push_out_counters_and_floors(
 
 
 # --- refusals ---------------------------------------------------------------------
+
+
+async def test_what_neither_server_nor_journal_take_back_is_counted(
+    own_server, store, manager
+):
+    """Nothing is dropped in silence."""
+    await manager.set(**state("k"), value=1)
+    await manager.increment(**N, amount=5)
+    store.journal._max_bytes = 1
+    own_server._options = ("--maxmemory", "1")
+    own_server.restart(keep_data=False)
+
+    view = JournalView(store)
+    await wait_until(
+        lambda: view.statistics().not_restored == 2, "it is counted", timeout=10.0
+    )
+    assert "could not be put back" in (journal_health(view).reason or "")
 
 
 async def test_what_a_new_server_refuses_waits_in_the_journal(
