@@ -4,6 +4,7 @@
     ├── ConfigurationError            a setting is wrong; says which one
     ├── InvalidTenantError            a tenant id outside the grammar
     ├── InvalidIdentifierError        an identifier that cannot be part of a key
+    ├── InvalidEventTypeError         an event type or pattern outside the grammar
     ├── LifecycleError                used before start, after stop, or twice
     │   └── StartTimeoutError           a service was not ready in time
     ├── UnavailableError              Redis did not answer
@@ -19,6 +20,7 @@
     │   ├── CodecError                  cannot be encoded or decoded
     │   ├── ValueTooLargeError          over the size limit; nothing was sent
     │   └── ConflictError               somebody else's newer write stands
+    ├── ReplicationError              stored, but not on as many replicas as asked for
     ├── TaskError                     a background task
     │   ├── UnknownTaskError            no such task is registered or stored
     │   ├── TaskFailedError             the task ended with an error
@@ -42,6 +44,7 @@ __all__ = [
     "CrewRedisError",
     "DataError",
     "FallbackFullError",
+    "InvalidEventTypeError",
     "InvalidIdentifierError",
     "InvalidTenantError",
     "InvalidTtlError",
@@ -51,6 +54,7 @@ __all__ = [
     "OverloadedError",
     "RateLimitedError",
     "RefusedError",
+    "ReplicationError",
     "SessionError",
     "StartTimeoutError",
     "TaskCancelledError",
@@ -80,6 +84,10 @@ class InvalidTenantError(CrewRedisError, ValueError):
 
 class InvalidIdentifierError(CrewRedisError, ValueError):
     """The identifier is empty, too long or cannot be encoded."""
+
+
+class InvalidEventTypeError(CrewRedisError, ValueError):
+    """The event type or pattern does not match the grammar. Refused, never repaired."""
 
 
 class LifecycleError(CrewRedisError, RuntimeError):
@@ -198,6 +206,22 @@ class ValueTooLargeError(DataError):
 
 class ConflictError(DataError):
     """A condition did not hold: somebody else's newer write stands."""
+
+
+class ReplicationError(CrewRedisError):
+    """It is stored, but was not acknowledged by as many replicas as were asked for.
+
+    Attributes:
+        acknowledged: Replicas that have it.
+        wanted: Replicas that were to have it.
+    """
+
+    def __init__(self, acknowledged: int, wanted: int) -> None:
+        super().__init__(
+            f"stored, but {acknowledged} of {wanted} replicas acknowledged it in time"
+        )
+        self.acknowledged = acknowledged
+        self.wanted = wanted
 
 
 class TaskError(CrewRedisError):

@@ -4,7 +4,9 @@
     mcp-crew:knowledge:{account123}:topic:id123         one slot per tenant
     mcp-crew:embedding:{account123/7}:0f3c...           bulk: one of 16 slots
     mcp-crew:meta:{account123}:floor                    what we know of a tenant
-    mcp-crew:tenants                                    the one key of no tenant
+    mcp-crew:events:{account123}:tool.discovered:high   a stream of events
+    mcp-crew:tenants                                    of no tenant: who there is
+    mcp-crew:shares:indexer                             of no tenant: who does what
 
 The tenant is the Cluster hash tag, so one script may touch several of its keys. The
 namespace comes first, so a listener can watch one namespace of every tenant.
@@ -41,6 +43,7 @@ __all__ = [
     "SLOT_COUNT",
     "SPREAD_COUNT",
     "SPREAD_NAMESPACES",
+    "STREAM_NAMESPACE",
     "KeySpace",
     "MetaKey",
     "ParsedKey",
@@ -52,6 +55,7 @@ __all__ = [
 DEFAULT_PREFIX: Final = "mcp-crew:"
 META_NAMESPACE: Final = "meta"
 QUEUE_NAMESPACE: Final = "tasks"  # its hash tag is a queue's shard, never a tenant
+STREAM_NAMESPACE: Final = "events"  # streams and due times alone: it rings the bell
 SLOT_COUNT: Final = 16_384
 SPREAD_COUNT: Final = 16
 SPREAD_NAMESPACES: Final = frozenset({DataType.EMBEDDING.value})
@@ -225,6 +229,14 @@ class KeySpace:
     def tenants(self) -> bytes:
         """The registry of tenants: a sorted set, score = the last day seen."""
         return f"{self.prefix}tenants".encode("ascii")
+
+    def shares(self, name: str) -> bytes:
+        """Who of several processes does what part of the work called `name`: a hash.
+
+        Raises:
+            InvalidIdentifierError: See `encode_identifier`.
+        """
+        return f"{self.prefix}shares:".encode("ascii") + encode_identifier(name)
 
     def namespace_prefix(self, namespace: str) -> bytes:
         """Return what every key of `namespace` starts with, whoever the tenant.

@@ -144,7 +144,7 @@ class TtlPolicy:
     Args:
         overrides: Seconds by `"<data type>.<kind>"`, or by `"<data type>"` alone for
             the row used when no kind is named: `{"tools.mongodb": 600, "cache": 60}`.
-            Tools take any MCP's name as a kind.
+            Tools take any MCP's name as a kind, events any type's.
         random: Source of the jitter.
 
     Raises:
@@ -178,6 +178,10 @@ class TtlPolicy:
         if found is None or not kind:
             raise DataError(f"{data_type} has no such kind; accepted: {_names(rows)}")
         return found
+
+    def has(self, data_type: DataType, kind: str) -> bool:
+        """Whether the table has a row of that name."""
+        return kind in self._table.get(data_type, ())
 
     def milliseconds(
         self,
@@ -222,7 +226,8 @@ class TtlPolicy:
                 f"<type>.<kind> with the types {_names(self._table)}"
             )
         kind = kind if dot else DEFAULT_KINDS[DataType(type_name)]
-        if not kind or (kind not in rows and OTHER_KIND not in rows):
+        is_open = OTHER_KIND in rows or type_name == DataType.EVENT
+        if not kind or (kind not in rows and not is_open):
             raise ConfigurationError(
                 f"no time to live is called {name!r}; the kinds of {type_name} are "
                 f"{_names(rows)}"

@@ -1,0 +1,277 @@
+"""`Event`: what happened, to whom it belongs, and what it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar, cast
+
+from mcp_crew_redis._wire.envelope import Envelope
+from mcp_crew_redis._wire.uuid7 import id_text
+from mcp_crew_redis.errors import DataError
+from mcp_crew_redis.events.kinds import EventPriority, check_type
+from mcp_crew_redis.events.making import make_envelope, moment
+from mcp_crew_redis.types import WriteOutcome
+
+__all__ = ["Event", "EventReceipt", "lane_of"]
+
+P = TypeVar("P", covariant=True)
+
+_NO_EXTENSIONS: Final[Mapping[str, Any]] = MappingProxyType({})
+_PRIORITIES: Final = tuple(EventPriority)
+
+
+class Event(Generic[P]):
+    """One event. Immutable; made by `Event.new` or by whoever reads a stream."""
+
+    __slots__ = (
+        "_count",
+        "_envelope",
+        "_lane",
+        "_payload",
+        "_stream_id",
+        "_tenant_id",
+        "_type",
+    )
+    _type: str
+    _tenant_id: str
+    _lane: int
+    _payload: P
+    _envelope: Envelope
+    _stream_id: str
+    _count: int
+
+    def __init__(self) -> None:
+        raise TypeError("events are made by Event.new(type, payload, ...)")
+
+    @classmethod
+    def new(
+        cls,
+        event_type: str,
+        payload: P,
+        *,
+        priority: EventPriority = EventPriority.NORMAL,
+        key: str | None = None,
+        event_id: str | None = None,
+        source: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        schema_version: int = 1,
+        expires_in: float | None = None,
+        occurred_at: datetime | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> Event[P]:
+        """Return an event that nobody has published yet.
+
+        Inside a handler it descends from the event that is being handled: correlation,
+        causation and trace context are taken from there unless they are given.
+
+        Args:
+            event_type: An `EventType` or dotted lower-case words.
+            payload: A pydantic model, a dataclass, a mapping or any value of the codec.
+            priority: Which lane it takes.
+            key: What it is about; events of one key may be kept in order.
+            event_id: Its name; a UUID of version 7 is made without one.
+            source: Who says so.
+            correlation_id: What all of this belongs to; the event's own id without one.
+            causation_id: The id of the event that led to this one.
+            traceparent: W3C trace context, as in the header of that name.
+            tracestate: The header of that name.
+            schema_version: Of the payload, from 1.
+            expires_in: Seconds after which nobody needs it any more.
+            occurred_at: When it happened, with a time zone; now without one.
+            extensions: Further attributes of simple kinds, by name.
+
+        Raises:
+            InvalidEventTypeError: The type is not one.
+            InvalidIdentifierError: An id, key or source is empty or over 256 bytes.
+            DataError: Another argument is out of range.
+        """
+        envelope = make_envelope(
+            key=key,
+            event_id=event_id,
+            source=source,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            traceparent=traceparent,
+            tracestate=tracestate,
+            schema_version=schema_version,
+            expires_in=expires_in,
+            occurred_at=occurred_at,
+            extensions=extensions,
+        )
+        return Event.of(
+            check_type(event_type), "", lane_of(priority), payload, envelope
+        )
+
+    @staticmethod
+    def of(
+        event_type: str,
+        tenant_id: str,
+        lane: int,
+        payload: object,
+        envelope: Envelope,
+        stream_id: str = "",
+        count: int = 0,
+    ) -> Event[Any]:
+        """Return an event from its parts, unchecked: for those who read streams."""
+        event = _allocate(Event)
+        event._type = event_type
+        event._tenant_id = tenant_id
+        event._lane = lane
+        event._payload = payload
+        event._envelope = envelope
+        event._stream_id = stream_id
+        event._count = count
+        return event
+
+    # --- what happened ----------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Its name, the same wherever it goes."""
+        return id_text(self._envelope.id)
+
+    @property
+    def type(self) -> str:
+        """What happened, as dotted words."""
+        return self._type
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose it is; empty before it is published."""
+        return self._tenant_id
+
+    @property
+    def payload(self) -> P:
+        """What there is to say."""
+        return self._payload
+
+    @property
+    def priority(self) -> EventPriority:
+        """The lane it takes."""
+        return _PRIORITIES[self._lane]
+
+    @property
+    def source(self) -> str:
+        """Who says so; empty for nobody in particular."""
+        return self._envelope.source
+
+    @property
+    def occurred_at(self) -> datetime:
+        """When it happened, in UTC, to the millisecond."""
+        return moment(self._envelope.occurred_ms)
+
+    @property
+    def key(self) -> str | None:
+        """What it is about."""
+        return self._envelope.key
+
+    @property
+    def schema_version(self) -> int:
+        """Version of the payload as it was published."""
+        return self._envelope.schema_version
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When nobody needs it any more, in UTC."""
+        expires_ms = self._envelope.expires_ms
+        return None if expires_ms is None else moment(expires_ms)
+
+    @property
+    def extensions(self) -> Mapping[str, Any]:
+        """Further attributes."""
+        return self._envelope.extensions or _NO_EXTENSIONS
+
+    # --- what it came from ------------------------------------------------------------
+
+    @property
+    def correlation_id(self) -> str:
+        """What all of this belongs to: the id of the first event of the chain."""
+        correlation = self._envelope.correlation
+        return self.id if correlation is None else id_text(correlation)
+
+    @property
+    def causation_id(self) -> str | None:
+        """The id of the event that led to this one."""
+        causation = self._envelope.causation
+        return None if causation is None else id_text(causation)
+
+    @property
+    def traceparent(self) -> str | None:
+        """W3C trace context, as in the header of that name."""
+        trace = self._envelope.trace
+        if trace is None:
+            return None
+        digits = trace.hex()
+        return f"{digits[:2]}-{digits[2:34]}-{digits[34:50]}-{digits[50:]}"
+
+    @property
+    def tracestate(self) -> str | None:
+        """The header of that name."""
+        return self._envelope.tracestate
+
+    # --- how it came ------------------------------------------------------------------
+
+    @property
+    def stream_id(self) -> str:
+        """Its place in its stream; empty before it is published."""
+        return self._stream_id
+
+    @property
+    def delivery_count(self) -> int:
+        """How often it has been delivered to this group, this time included; or 0."""
+        return self._count
+
+    @property
+    def envelope(self) -> Envelope:
+        """The attributes as they are packed; for integrations."""
+        return self._envelope
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _COMPARED)
+
+    def __hash__(self) -> int:
+        return hash((self._type, self._tenant_id, self._envelope.id))
+
+    def __repr__(self) -> str:
+        place = f" {self._tenant_id} {self._stream_id}" if self._stream_id else ""
+        return f"<Event {self._type} {self.id}{place}>"  # never the payload
+
+
+_COMPARED: Final = ("_type", "_tenant_id", "_lane", "_payload", "_envelope")
+_allocate: Final = cast("Any", object.__new__)
+
+
+def lane_of(priority: EventPriority) -> int:
+    """Return the number of a priority's lane.
+
+    Raises:
+        DataError: It is no priority.
+    """
+    if priority not in _PRIORITIES:
+        raise DataError("priority is one of EventPriority, CRITICAL to LOW")
+    return int(priority)
+
+
+@dataclass(frozen=True, slots=True)
+class EventReceipt:
+    """What became of one publish.
+
+    Attributes:
+        event_id: The event's name.
+        stream_id: Its place in its stream; None when it is not there yet.
+        is_duplicate: It was published before under this id; nothing was added.
+        outcome: STORED, or DEFERRED: in the journal, published when Redis is back.
+    """
+
+    event_id: str
+    stream_id: str | None = None
+    is_duplicate: bool = False
+    outcome: WriteOutcome = WriteOutcome.STORED
