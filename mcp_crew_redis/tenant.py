@@ -1,4 +1,4 @@
-"""`Tenant`: the manager's operations, bound to one tenant."""
+"""`Tenant`: the operations of the manager and of the events, bound to one tenant."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
 from mcp_crew_redis._wire.keys import TenantKeys
+from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis.events.bus import EventBus, TenantEvents
 from mcp_crew_redis.store.entry import Entry
 from mcp_crew_redis.store.store import Store
 from mcp_crew_redis.store.upkeep import OnProgress
@@ -38,15 +40,18 @@ class Tenant:
     _keys: TenantKeys = field(compare=False)
     _store: Store
     _values: Values = field(compare=False)
+    _events: TenantEvents | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, store: Store, tenant_id: str) -> Tenant:
-        """Return the tenant of that name; no I/O.
+    def of(cls, store: Store, tenant_id: str, bus: EventBus | None = None) -> Tenant:
+        """Return the tenant of that name; no I/O. Without a bus it has no events.
 
         Raises:
             InvalidTenantError: The name is not one.
         """
-        return cls(tenant_id, store.keys.tenant(tenant_id), store, store.values)
+        keys = store.keys.tenant(tenant_id)
+        events = None if bus is None else bus.of(tenant_id)
+        return cls(tenant_id, keys, store, store.values, events)
 
     def __repr__(self) -> str:
         return f"<Tenant {self.id}>"
@@ -202,6 +207,19 @@ class Tenant:
         believed here: the last one seen and all that waits.
         """
         return self._store.increment(self._keys, data_type, identifier, amount, ttl)
+
+    # --- events -----------------------------------------------------------------------
+
+    @property
+    def events(self) -> TenantEvents:
+        """What happens to the tenant: published here, handled wherever.
+
+        Raises:
+            LifecycleError: It belongs to no running crew.
+        """
+        if self._events is None:
+            raise LifecycleError("events need a running crew: use CrewRedis")
+        return self._events
 
     # --- all of it --------------------------------------------------------------------
 

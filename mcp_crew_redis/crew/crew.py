@@ -12,14 +12,14 @@ from typing import Self
 
 from anyio import CancelScope
 
-from mcp_crew_redis._core.bell import Bell
 from mcp_crew_redis._core.client import PipelinedRedis
 from mcp_crew_redis._core.embedded import EmbeddedServer
-from mcp_crew_redis._wire.keys import KeySpace
 from mcp_crew_redis.crew import checkup, parts
+from mcp_crew_redis.crew.offer import OUTSIDE, CrewOffer
 from mcp_crew_redis.crew.spec import ServiceSpec
-from mcp_crew_redis.crew.state import TenantState, open_state
+from mcp_crew_redis.crew.state import open_state
 from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis.events.schemas import EventCatalog
 from mcp_crew_redis.health import HealthReport
 from mcp_crew_redis.lifecycle import (
     Caller,
@@ -31,18 +31,13 @@ from mcp_crew_redis.lifecycle import (
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.settings import CrewSettings
 from mcp_crew_redis.store.conflicts import MergeConflict
-from mcp_crew_redis.store.journal_view import JournalView
-from mcp_crew_redis.store.manager import RedisManager
-from mcp_crew_redis.tenant import Tenant
 
 __all__ = ["CrewRedis"]
 
 log = get_logger(__name__)
 
-OUTSIDE = "the crew is not running: use it inside `async with crew:`"
 
-
-class CrewRedis:
+class CrewRedis(CrewOffer):
     """Everything an application needs from Redis, from one `async with`.
 
     Construction is inert: no socket, no task, no event loop. Entering connects and
@@ -55,6 +50,8 @@ class CrewRedis:
         services: What runs as long as the crew does.
         merge: Decides what is written where a write that waited for Redis finds a
             newer one of somebody else; None keeps what stands.
+        event_catalog: What publishers and consumers have agreed on about the types of
+            events; None for an empty one: any payload for any type.
 
     Raises:
         ConfigurationError: The settings cannot be used; names each variable.
@@ -66,8 +63,10 @@ class CrewRedis:
         *,
         services: Sequence[ServiceSpec] = (),
         merge: MergeConflict | None = None,
+        event_catalog: EventCatalog | None = None,
     ) -> None:
         self._merge = merge
+        self._catalog = EventCatalog() if event_catalog is None else event_catalog
         self._settings = CrewSettings() if settings is None else settings
         parts.check(self._settings)
         self._embedded = self._settings.embedded_server
@@ -75,7 +74,6 @@ class CrewRedis:
         self._running: AbstractAsyncContextManager[None] | None = None
         self._client: PipelinedRedis | None = None
         self._server: EmbeddedServer | None = None
-        self._state: TenantState | None = None
         self._lifecycle: Lifecycle | None = None
         self._signals: StopSignals | None = None
         self._opening: CancelScope | None = None  # needs a loop: made on entering
@@ -88,6 +86,7 @@ class CrewRedis:
         settings: CrewSettings | None = None,
         services: Sequence[ServiceSpec] = (),
         merge: MergeConflict | None = None,
+        event_catalog: EventCatalog | None = None,
     ) -> Self:
         """Make a crew with a server of its own, whatever address the settings name.
 
@@ -97,8 +96,11 @@ class CrewRedis:
             settings: None reads the environment.
             services: What runs as long as the crew does.
             merge: As for `CrewRedis`.
+            event_catalog: As for `CrewRedis`.
         """
-        crew = cls(settings, services=services, merge=merge)
+        crew = cls(
+            settings, services=services, merge=merge, event_catalog=event_catalog
+        )
         folder = data_dir or crew._embedded.data_dir
         crew._embedded = replace(crew._embedded, is_wanted=True, data_dir=folder)
         return crew
@@ -128,41 +130,6 @@ class CrewRedis:
         if self._client is None:
             raise LifecycleError(OUTSIDE)
         return self._client
-
-    @property
-    def manager(self) -> RedisManager:
-        """The state of all tenants, by `tenant_id`; LifecycleError as for `redis`."""
-        return self._offer.manager
-
-    @property
-    def bell(self) -> Bell:
-        """Tells listeners which keys have changed; LifecycleError as for `redis`."""
-        return self._offer.bell
-
-    @property
-    def keys(self) -> KeySpace:
-        """Builds and parses the keys that the bell names; as for `redis`."""
-        return self._offer.keys
-
-    @property
-    def journal(self) -> JournalView:
-        """What waits for Redis, and what became of it; as for `redis`."""
-        return self._offer.journal
-
-    def tenant(self, tenant_id: str) -> Tenant:
-        """Return the state of one tenant; cheap, without I/O.
-
-        Raises:
-            InvalidTenantError: The name is not one.
-            LifecycleError: Before the start or after the end.
-        """
-        return self._offer.tenant(tenant_id)
-
-    @property
-    def _offer(self) -> TenantState:
-        if self._state is None:
-            raise LifecycleError(OUTSIDE)
-        return self._state
 
     async def health(self) -> HealthReport:
         """Report on the loop, Redis and every service; costs one PING.
@@ -275,7 +242,11 @@ class CrewRedis:
         self._client = parts.make_client(self._settings, self._server)
         stack.push_async_callback(parts.close, self._client)
         self._state = await open_state(
-            self._settings, self._client, stack, merge=self._merge
+            self._settings,
+            self._client,
+            stack,
+            merge=self._merge,
+            catalog=self._catalog,
         )
         is_strict = self._embedded.is_wanted or self._settings.start == "strict"
         await parts.dial(self._client, self._settings, is_strict=is_strict)

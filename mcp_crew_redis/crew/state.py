@@ -1,4 +1,4 @@
-"""The state of tenants on one client: the store, its manager, its tenants."""
+"""The state of tenants on one client: the store, its manager, tenants and events."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from mcp_crew_redis._wire.codec import MsgpackCodec
 from mcp_crew_redis._wire.keys import KeySpace
 from mcp_crew_redis._wire.ttl import TtlPolicy
 from mcp_crew_redis.clock import SystemClock
+from mcp_crew_redis.events.bus import EventBus
+from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.schemas import EventCatalog
 from mcp_crew_redis.settings import CrewSettings
 from mcp_crew_redis.store.conflicts import MergeConflict
 from mcp_crew_redis.store.context import StoreContext
@@ -62,6 +65,7 @@ async def open_state(
     stack: AsyncExitStack,
     *,
     merge: MergeConflict | None = None,
+    catalog: EventCatalog | None = None,
 ) -> TenantState:
     """Make the store, with all that processes before this one have left behind.
 
@@ -89,8 +93,9 @@ async def open_state(
         store.sync.adopt = lambda: files.adopt(journal.adopt).taken_count
         store.sync.adopt()
     stack.push_async_callback(store.aclose)
+    state = TenantState(store, client, EventCatalog() if catalog is None else catalog)
     store.sync.kick()
-    return TenantState(store, client)
+    return state
 
 
 class TenantState:
@@ -101,13 +106,17 @@ class TenantState:
         manager: Their operations, by `tenant_id`.
         keys: Builds and parses their keys.
         bell: Tells which of them have changed.
+        events: What is published and consumed, by `tenant_id`.
         journal: What waits for Redis.
     """
 
-    def __init__(self, store: Store, client: PipelinedRedis) -> None:
+    def __init__(
+        self, store: Store, client: PipelinedRedis, catalog: EventCatalog
+    ) -> None:
         self.store = store
         self.keys = store.context.keys
         self.bell = Bell(client)
+        self.events = EventBus(EventHub(store, self.bell, catalog))
         self.manager = RedisManager(store)
         self.journal = JournalView(store)
         self._tenants: dict[str, Tenant] = {}
@@ -121,7 +130,7 @@ class TenantState:
         try:
             return self._tenants[tenant_id]
         except (KeyError, TypeError):
-            tenant = Tenant.of(self.store, tenant_id)
+            tenant = Tenant.of(self.store, tenant_id, self.events)
         if len(self._tenants) >= MAX_TENANTS_KEPT:
             del self._tenants[next(iter(self._tenants))]  # the oldest; made again soon
         self._tenants[tenant_id] = tenant

@@ -1,0 +1,169 @@
+"""`crew.events` and `tenant.events`: where events are published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Unpack
+
+from mcp_crew_redis._wire.keys import TenantKeys
+from mcp_crew_redis.events.event import Event, EventReceipt
+from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.kinds import EventPriority
+from mcp_crew_redis.events.line import Lines
+from mcp_crew_redis.events.options import EventAttributes, PublishOptions
+from mcp_crew_redis.events.publishing import Publisher, Waiting
+
+__all__ = ["EventBus", "TenantEvents"]
+
+MAX_TENANTS_KEPT: Final = 4_096
+
+
+class TenantEvents:
+    """The events of one tenant: cheap to make, and it cannot reach another's.
+
+    Attributes:
+        hub: What the rooms of the events share.
+        keys: Builds the tenant's keys.
+    """
+
+    __slots__ = ("_lines", "_publisher", "hub", "keys")
+
+    def __init__(self, hub: EventHub, keys: TenantKeys, publisher: Publisher) -> None:
+        self.hub = hub
+        self.keys = keys
+        self._publisher = publisher
+        self._lines = Lines(keys, hub.catalog)
+
+    def __repr__(self) -> str:
+        return f"<TenantEvents {self.keys.tenant_id}>"
+
+    def publish(
+        self,
+        event_type: str,
+        payload: object,
+        *,
+        priority: EventPriority = EventPriority.NORMAL,
+        key: str | None = None,
+        delay: float | None = None,
+        idempotent: bool = False,
+        durable: bool = False,
+        **attributes: Unpack[EventAttributes],
+    ) -> Waiting[EventReceipt]:
+        """Say that something has happened.
+
+        What is published inside a handler descends from the event that it handles.
+
+        A plain publish whose reply is lost may or may not have happened: it is neither
+        sent again nor kept, and raises OutcomeUnknownError. One that is `idempotent` is
+        sent again under its id and stands once.
+
+        Args:
+            event_type: An `EventType` or dotted lower-case words.
+            payload: What its schema asks for; without one, any value of the codec.
+            priority: Which lane it takes.
+            key: What it is about; events of one key may be kept in order.
+            delay: Seconds before which nobody gets it.
+            idempotent: Published once under its id, however often this is called
+                within REDIS_CREW_TOMBSTONE_TTL.
+            durable: Return only when a replica has it too.
+            **attributes: Those of `Event.new`: event_id, source, correlation_id,
+                causation_id, traceparent, tracestate, schema_version, expires_in,
+                occurred_at, extensions.
+
+        Returns:
+            Its id and place; DEFERRED without a place when it waits in the journal.
+
+        Raises:
+            InvalidEventTypeError: The type is not one.
+            InvalidIdentifierError: An id, key or source is empty or over 256 bytes.
+            CodecError: The payload is not what the schema asks for, or no value.
+            ValueTooLargeError: It has more than `MAX_PAYLOAD_BYTES`.
+            DataError: Another argument is out of range.
+            FallbackFullError: Redis is away and the journal is full.
+            UnavailableError: Redis did not answer, and the journal may not take it.
+            ReplicationError: It is published, but on too few replicas.
+        """
+        lines = self._lines
+        line = lines.get((event_type, priority)) or lines.line(event_type, priority)
+        draft = line.draft(payload, key, attributes)
+        if delay is None and not idempotent and not durable:
+            return self._publisher.append(draft)
+        raise NotImplementedError
+
+    def publish_many(
+        self,
+        events: Sequence[Event[Any]],
+        *,
+        idempotent: bool = False,
+        durable: bool = False,
+    ) -> Waiting[list[EventReceipt]]:
+        """Publish events made by `Event.new`, in their order."""
+        raise NotImplementedError
+
+
+class EventBus:
+    """The events of all tenants.
+
+    Args:
+        hub: What the rooms of the events share.
+
+    Attributes:
+        hub: What the rooms of the events share.
+    """
+
+    __slots__ = ("_publisher", "_tenants", "hub")
+
+    def __init__(self, hub: EventHub) -> None:
+        self.hub = hub
+        self._publisher = Publisher(hub)
+        self._tenants: dict[str, TenantEvents] = {}
+
+    def __repr__(self) -> str:
+        return f"<EventBus {self.hub.catalog!r}>"
+
+    def of(self, tenant_id: str) -> TenantEvents:
+        """Return the events of one tenant, the same object while it is remembered.
+
+        Raises:
+            InvalidTenantError: The name is not one.
+        """
+        try:
+            return self._tenants[tenant_id]
+        except (KeyError, TypeError):
+            keys = self.hub.keys.tenant(tenant_id)
+        if len(self._tenants) >= MAX_TENANTS_KEPT:
+            del self._tenants[next(iter(self._tenants))]  # the oldest; made again soon
+        events = TenantEvents(self.hub, keys, self._publisher)
+        self._tenants[tenant_id] = events
+        return events
+
+    def publish(
+        self,
+        event_type: str,
+        payload: object,
+        *,
+        tenant_id: str,
+        **options: Unpack[PublishOptions],
+    ) -> Waiting[EventReceipt]:
+        """Say that something has happened to a tenant; see `TenantEvents.publish`.
+
+        Raises:
+            InvalidTenantError: The name is not one.
+        """
+        return self.of(tenant_id).publish(event_type, payload, **options)
+
+    def publish_many(
+        self,
+        events: Sequence[Event[Any]],
+        *,
+        tenant_id: str,
+        idempotent: bool = False,
+        durable: bool = False,
+    ) -> Waiting[list[EventReceipt]]:
+        """Publish events of a tenant, in order; see `TenantEvents.publish_many`.
+
+        Raises:
+            InvalidTenantError: The name is not one.
+        """
+        tenant = self.of(tenant_id)
+        return tenant.publish_many(events, idempotent=idempotent, durable=durable)
