@@ -16,17 +16,18 @@ from mcp_crew_redis.testing import ManualClock
 from tests.integration.store.parts import store
 
 KEY = b"p:shares:test"
-LEASE, COUNT, MEMBERS = 15.0, 6, 4
+LEASE, COUNT, MEMBERS = 15.0, 6, 3
 
 who = st.integers(0, MEMBERS - 1)
 steps = st.one_of(
+    st.tuples(st.just("hold"), who),
     st.tuples(st.just("hold"), who),
     st.tuples(st.just("give_up"), who, st.sets(st.integers(0, COUNT - 1))),
     st.tuples(st.just("leave"), who),
     st.tuples(st.just("lose_answer"), who, st.sets(st.integers(0, COUNT - 1))),
     st.tuples(st.just("arrive_late"), who, st.sets(st.integers(0, COUNT - 1))),
     st.tuples(st.just("replace"), who),
-    st.tuples(st.just("pass_time"), st.floats(0.0, 20.0)),
+    st.tuples(st.just("pass_time"), st.sampled_from([1.0, 4.0, 6.0, 13.0, 14.0, 16.0])),
 )
 
 
@@ -113,11 +114,11 @@ async def play(server, history):
 
 
 @settings(
-    max_examples=40,
+    max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(history=st.lists(steps, min_size=1, max_size=40))
+@given(history=st.lists(steps, min_size=8, max_size=40))
 def test_no_number_has_two_owners(server, history):
     """At no point, by what the members believe; in the end everything is divided."""
     asyncio.run(play(server, history))
