@@ -22,8 +22,13 @@ ENVELOPE: Final = b"m"
 BODY: Final = b"d"
 _VERSION: Final = 1
 _FIELDS: Final = 12
+_LEAST_FIELDS: Final = 3  # version, id, time
+_HEAD_FIELDS: Final = 4  # and the source
 _NOTHING: Final = (1, b"", 0, "", None, None, None, None, 1, None, None, None)
 _MAX_BYTES: Final = 64 * 1024
+_MAX_NAME: Final = 256  # characters of an id or a key; nothing longer is written
+_ID_BYTES: Final = 16
+_TRACE_BYTES: Final = 26
 
 _packb = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _unpackb = msgpack.unpackb
@@ -66,17 +71,22 @@ def pack_envelope(envelope: Envelope) -> bytes:
     """Return an envelope as bytes.
 
     Raises:
-        CodecError: An extension cannot be packed.
+        CodecError: An extension cannot be packed, or there is too much of them.
     """
     end = _FIELDS
-    while end > 3 and envelope[end - 1] == _NOTHING[end - 1]:
+    while end > _LEAST_FIELDS and envelope[end - 1] == _NOTHING[end - 1]:
         end -= 1
     try:
-        return _packb(envelope[:end])  # type: ignore[no-any-return] # msgpack is untyped
+        packed: bytes = _packb(envelope[:end])
     except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(
             f"an event's attributes cannot be packed: {type(error).__name__}"
         ) from None
+    if len(packed) > _MAX_BYTES:  # nobody would read it
+        raise CodecError(
+            f"an event's attributes take {len(packed)} bytes, the limit is {_MAX_BYTES}"
+        )
+    return packed
 
 
 def unpack_envelope(data: bytes) -> Envelope:
@@ -91,45 +101,52 @@ def unpack_envelope(data: bytes) -> Envelope:
         fields = _unpackb(data, use_list=False, strict_map_key=False)
     except Exception as error:  # noqa: BLE001 - msgpack raises many kinds
         raise CodecError(f"no envelope: {type(error).__name__}") from None
-    if type(fields) is not tuple or len(fields) < 3:
+    if type(fields) is not tuple or len(fields) < _LEAST_FIELDS:
         raise CodecError("no envelope: not a list of fields")
     if fields[0] != _VERSION:
         raise CodecError("an envelope of another release")
-    whole = fields[:_FIELDS] + _NOTHING[len(fields) :]
-    envelope = _make(Envelope, whole)
-    if not _is_sound(envelope):
+    envelope = _make(Envelope, fields[:_FIELDS] + _NOTHING[len(fields) :])
+    is_sound = _is_head_sound(envelope)
+    if is_sound and len(fields) > _HEAD_FIELDS:
+        is_sound = _is_tail_sound(envelope)
+    if not is_sound:
         raise CodecError("no envelope: a field of another kind")
     return envelope
 
 
-def _is_sound(envelope: Envelope) -> bool:
-    """Whether every field is of its kind; nobody of ours writes others."""
-    name, key, trace = envelope.id, envelope.key, envelope.trace
-    expires_ms = envelope.expires_ms
+def _is_head_sound(envelope: Envelope) -> bool:
+    """Whether the first fields are of their kinds; nobody of ours writes others."""
+    name = envelope[1]
     return (
-        (
-            (type(name) is bytes and len(name) == 16)
-            or (type(name) is str and name != "")
-        )
-        and type(envelope.occurred_ms) is int
-        and type(envelope.source) is str
-        and type(envelope.schema_version) is int
-        and (key is None or type(key) is str)
-        and (trace is None or (type(trace) is bytes and len(trace) == 26))
-        and (expires_ms is None or type(expires_ms) is int)
-        and _is_rest_sound(envelope)
+        ((type(name) is bytes and len(name) == _ID_BYTES) or _is_id(name))
+        and type(envelope[2]) is int
+        and type(envelope[3]) is str
     )
 
 
-def _is_rest_sound(envelope: Envelope) -> bool:
-    _, _, _, _, correlation, causation, _, state, _, _, _, extensions = envelope
+def _is_tail_sound(envelope: Envelope) -> bool:
+    """Whether those are that may be left out."""
+    _, _, _, _, correlation, causation, trace, state, version, key, expires_ms, rest = (
+        envelope
+    )
     return (
         (correlation is None or _is_id(correlation))
         and (causation is None or _is_id(causation))
+        and (trace is None or (type(trace) is bytes and len(trace) == _TRACE_BYTES))
         and (state is None or type(state) is str)
-        and (extensions is None or type(extensions) is dict)
+        and type(version) is int
+        and (key is None or (type(key) is str and 0 < len(key) <= _MAX_NAME))
+        and (expires_ms is None or type(expires_ms) is int)
+        and (rest is None or _is_named(rest))
     )
 
 
 def _is_id(value: object) -> bool:
-    return (type(value) is bytes and len(value) == 16) or type(value) is str
+    # Ids become parts of keys: without a limit a foreign one could not be handled.
+    if type(value) is bytes:
+        return len(value) == _ID_BYTES
+    return type(value) is str and 0 < len(value) <= _MAX_NAME
+
+
+def _is_named(extensions: object) -> bool:
+    return type(extensions) is dict and all(type(name) is str for name in extensions)

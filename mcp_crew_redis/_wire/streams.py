@@ -13,12 +13,15 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from mcp_crew_redis._wire.identifiers import PLAIN, hashed_identifier
 from mcp_crew_redis._wire.keys import STREAM_NAMESPACE, KeySpace, TenantKeys
 from mcp_crew_redis.types import DataType
 
 __all__ = [
     "LANES",
     "MAX_PARTITIONS",
+    "MAX_TYPE_CHARACTERS",
+    "TYPE_GRAMMAR",
     "StreamName",
     "book_key",
     "dead_key",
@@ -35,12 +38,17 @@ __all__ = [
 LANES: Final = ("critical", "high", "normal", "low")
 """The priority lanes; a lane's number is its place here."""
 MAX_PARTITIONS: Final = 256
+MAX_TYPE_CHARACTERS: Final = 128
+TYPE_GRAMMAR: Final = r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*"
+"""Of an event type's name."""
 SCHEDULED: Final = "scheduled"
 
 _STREAM: Final = re.compile(
-    r"([a-z0-9_.-]+):(critical|high|normal|low)(?:\.(0|[1-9][0-9]{0,2}))?"
+    rf"({TYPE_GRAMMAR}):({'|'.join(LANES)})(?:\.(0|[1-9][0-9]{{0,2}}))?"
 )
 _BOOK: Final = DataType.EVENT.value
+_MAX_ID: Final = 64  # characters of an event's id that stand in a key as they are
+_HASHED: Final = "="
 
 
 class StreamName(NamedTuple):
@@ -69,9 +77,11 @@ def stream_name(space: KeySpace, key: bytes) -> StreamName | None:
     if parsed is None or parsed.namespace != STREAM_NAMESPACE:
         return None
     found = _STREAM.fullmatch(parsed.identifier)
-    if found is None:
+    if found is None or len(found[1]) > MAX_TYPE_CHARACTERS:
         return None
     partition = None if found[3] is None else int(found[3])
+    if partition is not None and partition >= MAX_PARTITIONS:
+        return None
     return StreamName(parsed.tenant, found[1], LANES.index(found[2]), partition)
 
 
@@ -92,7 +102,7 @@ def book_key(keys: TenantKeys, page: str, name: str) -> bytes:
 
 def mark_key(keys: TenantKeys, event_id: str) -> bytes:
     """Return the key that remembers a published id."""
-    return book_key(keys, "mark", event_id)
+    return book_key(keys, "mark", _short(event_id))
 
 
 def parked_key(keys: TenantKeys, group: str) -> bytes:
@@ -112,4 +122,15 @@ def tally_key(keys: TenantKeys, group: str) -> bytes:
 
 def seen_key(keys: TenantKeys, group: str, event_id: str) -> bytes:
     """Return the key that remembers an event handled by a group."""
-    return book_key(keys, "seen", f"{group}:{event_id}")
+    return book_key(keys, "seen", f"{group}:{_short(event_id)}")
+
+
+def _short(event_id: str) -> str:
+    """Return an id for a key: whole if it is short and plain, else hashed.
+
+    The longest id, encoded, would be longer than a key may be.
+    """
+    is_plain = PLAIN.fullmatch(event_id) is not None
+    if is_plain and len(event_id) <= _MAX_ID and event_id[0] != _HASHED:
+        return event_id
+    return _HASHED + hashed_identifier(event_id)

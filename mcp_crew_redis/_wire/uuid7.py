@@ -16,7 +16,8 @@ from typing import Final
 __all__ = ["Uuid7", "id_bytes", "id_text"]
 
 _BLOCK: Final = 4_096  # bytes of the system's random source fetched at a time
-_TAIL: Final = 10
+_TAIL: Final = 10  # bytes of one id that are drawn: 2 for its count, 8 at its end
+_MAX_COUNT: Final = 0xFFF
 _CANONICAL: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 )
@@ -26,7 +27,7 @@ class Uuid7:
     """Makes UUIDs, each greater than all before it from the same object.
 
     Not for secrets: whoever has seen one knows when it was made. A forked process
-    shares no random bytes with its parent.
+    shares no random bytes with its parent. Make few: each is remembered for forks.
 
     Args:
         wall: Nanoseconds since 1970; tests may hold it still.
@@ -54,7 +55,7 @@ class Uuid7:
             self._count = (tail[0] << 8 | tail[1]) & 0x7FF
         else:  # within the same millisecond, or the clock was set back
             self._count += 1
-            if self._count > 0xFFF:
+            if self._count > _MAX_COUNT:
                 self._last_ms += 1
                 self._count = 0
             ms = self._last_ms

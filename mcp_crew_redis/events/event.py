@@ -17,13 +17,14 @@ from mcp_crew_redis.types import WriteOutcome
 
 __all__ = ["Event", "EventReceipt", "lane_of"]
 
-P = TypeVar("P", covariant=True)
+P_co = TypeVar("P_co", covariant=True)
+Q = TypeVar("Q")
 
 _NO_EXTENSIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _PRIORITIES: Final = tuple(EventPriority)
 
 
-class Event(Generic[P]):
+class Event(Generic[P_co]):
     """One event. Immutable; made by `Event.new` or by whoever reads a stream."""
 
     __slots__ = (
@@ -38,7 +39,7 @@ class Event(Generic[P]):
     _type: str
     _tenant_id: str
     _lane: int
-    _payload: P
+    _payload: P_co
     _envelope: Envelope
     _stream_id: str
     _count: int
@@ -46,11 +47,10 @@ class Event(Generic[P]):
     def __init__(self) -> None:
         raise TypeError("events are made by Event.new(type, payload, ...)")
 
-    @classmethod
+    @staticmethod
     def new(
-        cls,
         event_type: str,
-        payload: P,
+        payload: Q,
         *,
         priority: EventPriority = EventPriority.NORMAL,
         key: str | None = None,
@@ -64,7 +64,7 @@ class Event(Generic[P]):
         expires_in: float | None = None,
         occurred_at: datetime | None = None,
         extensions: Mapping[str, Any] | None = None,
-    ) -> Event[P]:
+    ) -> Event[Q]:
         """Return an event that nobody has published yet.
 
         Inside a handler it descends from the event that is being handled: correlation,
@@ -81,7 +81,7 @@ class Event(Generic[P]):
             causation_id: The id of the event that led to this one.
             traceparent: W3C trace context, as in the header of that name.
             tracestate: The header of that name.
-            schema_version: Of the payload, from 1.
+            schema_version: Of the payload, 1 to 1,000,000.
             expires_in: Seconds after which nobody needs it any more.
             occurred_at: When it happened, with a time zone; now without one.
             extensions: Further attributes of simple kinds, by name.
@@ -119,15 +119,15 @@ class Event(Generic[P]):
         count: int = 0,
     ) -> Event[Any]:
         """Return an event from its parts, unchecked: for those who read streams."""
-        event = _allocate(Event)
-        event._type = event_type
-        event._tenant_id = tenant_id
-        event._lane = lane
-        event._payload = payload
-        event._envelope = envelope
-        event._stream_id = stream_id
-        event._count = count
-        return event
+        self: Event[Any] = _allocate(Event)
+        self._type = event_type
+        self._tenant_id = tenant_id
+        self._lane = lane
+        self._payload = payload
+        self._envelope = envelope
+        self._stream_id = stream_id
+        self._count = count
+        return self
 
     # --- what happened ----------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class Event(Generic[P]):
         return self._tenant_id
 
     @property
-    def payload(self) -> P:
+    def payload(self) -> P_co:
         """What there is to say."""
         return self._payload
 
@@ -233,6 +233,8 @@ class Event(Generic[P]):
         return self._envelope
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         if not isinstance(other, Event):
             return NotImplemented
         return all(getattr(self, name) == getattr(other, name) for name in _COMPARED)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum, StrEnum
-from functools import lru_cache
 from typing import Final
 
+from mcp_crew_redis._wire.streams import MAX_TYPE_CHARACTERS, TYPE_GRAMMAR
 from mcp_crew_redis.errors import InvalidEventTypeError, InvalidIdentifierError
 
 __all__ = [
@@ -18,11 +18,12 @@ __all__ = [
     "check_type",
 ]
 
-MAX_TYPE_CHARACTERS: Final = 128
+_MAX_KNOWN: Final = 4_096  # names of types that are checked but once
 _WORD: Final = r"[a-z0-9_-]+"
-_TYPE: Final = re.compile(rf"[a-z][a-z0-9_-]*(?:\.{_WORD})*")
+_TYPE: Final = re.compile(TYPE_GRAMMAR)
 _PATTERN: Final = re.compile(rf"(?:(?:\*|{_WORD})\.)*(?:\*|>|{_WORD})")
-_GROUP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_GROUP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MAX_GROUP: Final = 64
 
 
 class EventPriority(IntEnum):
@@ -52,23 +53,28 @@ class EventType(StrEnum):
     EVENTS_LOST = "crew.events_lost"
 
 
-@lru_cache(maxsize=4_096)
+_known: dict[str, str] = {}
+
+
 def check_type(event_type: str) -> str:
     """Return a type's name as a plain string.
 
     Raises:
         InvalidEventTypeError: It is not 1 to 128 characters of dotted lower-case words.
     """
-    if (
-        not isinstance(event_type, str)
-        or len(event_type) > MAX_TYPE_CHARACTERS
-        or _TYPE.fullmatch(event_type) is None
-    ):
+    try:
+        return _known[event_type]
+    except (KeyError, TypeError):  # not seen yet; a list
+        pass
+    if not _is_text(_TYPE, event_type, MAX_TYPE_CHARACTERS):
         raise InvalidEventTypeError(
             "an event type has 1 to 128 characters: words of a-z 0-9 _ - joined by "
             "dots, the first beginning with a letter, as in tool.discovered"
         )
-    return str(event_type)
+    name = str(event_type)
+    if len(_known) < _MAX_KNOWN:
+        _known[name] = name
+    return name
 
 
 def check_group(group: str) -> str:
@@ -78,12 +84,20 @@ def check_group(group: str) -> str:
         InvalidIdentifierError: It is not 1 to 64 of `A-Z a-z 0-9 _ . -`, beginning
             with a letter or digit.
     """
-    if not isinstance(group, str) or _GROUP.fullmatch(group) is None:
+    if not _is_text(_GROUP, group, _MAX_GROUP):
         raise InvalidIdentifierError(
             "a group's name has 1 to 64 of A-Z a-z 0-9 _ . - and begins with a letter "
             "or digit"
         )
-    return group
+    return str(group)
+
+
+def _is_text(grammar: re.Pattern[str], text: object, most: int) -> bool:
+    return (
+        isinstance(text, str)
+        and len(text) <= most
+        and grammar.fullmatch(text) is not None
+    )
 
 
 class Pattern:
@@ -101,11 +115,7 @@ class Pattern:
     __slots__ = ("_matches", "text")
 
     def __init__(self, text: str) -> None:
-        if (
-            not isinstance(text, str)
-            or len(text) > MAX_TYPE_CHARACTERS
-            or _PATTERN.fullmatch(text) is None
-        ):
+        if not _is_text(_PATTERN, text, MAX_TYPE_CHARACTERS):
             raise InvalidEventTypeError(
                 "a pattern is a type's name in which * stands for one word and a last "
                 "> for all that follow, as in tool.* or tool.>"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import time_ns
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mcp_crew_redis._wire.envelope import Envelope
 from mcp_crew_redis._wire.ttl import ttl_ms
@@ -21,10 +21,14 @@ MAX_NAME_BYTES: Final = 256
 MAX_EXTENSIONS: Final = 32
 MAX_STATE: Final = 512  # characters of a tracestate; what W3C asks everyone to pass on
 MAX_SCHEMA_VERSION: Final = 1_000_000
-_MAX_MS: Final = 253_402_300_799_999  # the last one that `datetime` has: year 9999
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_MIN_MS: Final = -62_135_596_800_000  # what `datetime` has: the years 1 to 9999
+_MAX_MS: Final = 253_402_300_799_999
 _TRACEPARENT: Final = re.compile(
     r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
 )
+_STATE: Final = re.compile(rf"[\t\x20-\x7e]{{0,{MAX_STATE}}}")
 _SIMPLE: Final = (str, int, float, bool, bytes, type(None))
 
 CURRENT: Final[ContextVar[Envelope | None]] = ContextVar(
@@ -32,6 +36,11 @@ CURRENT: Final[ContextVar[Envelope | None]] = ContextVar(
 )
 """Of the event that is being handled here: what is published meanwhile descends from
 it."""
+
+_Origin: TypeAlias = tuple[
+    bytes | str | None, bytes | str | None, bytes | None, str | None
+]
+_NO_ORIGIN: Final[_Origin] = (None, None, None, None)
 
 new_id: Final = Uuid7()
 _make = tuple.__new__
@@ -51,17 +60,17 @@ def make_envelope(
     occurred_at: datetime | None = None,
     extensions: Mapping[str, Any] | None = None,
 ) -> Envelope:
-    """Return the envelope of a new event; see `Event.new`."""
+    """Return the envelope of a new event; see `Event.new`.
+
+    Raises:
+        InvalidIdentifierError: An id, key or source is empty or over 256 bytes.
+        DataError: Another argument is out of range.
+    """
     now_ms = time_ns() // 1_000_000
-    correlation: bytes | str | None = None
-    causation: bytes | str | None = None
-    trace: bytes | None = None
     parent = CURRENT.get()
+    correlation, causation, trace, state = _NO_ORIGIN
     if parent is not None:
-        correlation = parent.correlation or parent.id
-        causation = parent.id
-        trace = parent.trace
-        tracestate = parent.tracestate if traceparent is None else tracestate
+        correlation, causation, trace, state = _origin(parent, traceparent)
     if correlation_id is not None:
         correlation = _id("correlation_id", correlation_id)
     if causation_id is not None:
@@ -76,7 +85,7 @@ def make_envelope(
         correlation,
         causation,
         trace,
-        None if tracestate is None else _state(tracestate),
+        state if tracestate is None else _state(tracestate),
         1 if schema_version == 1 else _version(schema_version),
         None if key is None else _name("key", key),
         None if expires_in is None else now_ms + ttl_ms(expires_in),
@@ -86,8 +95,9 @@ def make_envelope(
 
 
 def moment(milliseconds: int) -> datetime:
-    """Return a point in time, in UTC; one beyond the year 9999 as its last moment."""
-    return datetime.fromtimestamp(min(max(milliseconds, 0), _MAX_MS) / 1_000, UTC)
+    """Return a point in time, in UTC; one beyond the years 1 to 9999 as their end."""
+    # Not by fromtimestamp: a float has no milliseconds that far out.
+    return _EPOCH + timedelta(milliseconds=min(max(milliseconds, _MIN_MS), _MAX_MS))
 
 
 def trace_bytes(traceparent: str) -> bytes:
@@ -96,19 +106,28 @@ def trace_bytes(traceparent: str) -> bytes:
     Raises:
         DataError: It is not one, or its trace or parent is all zeros.
     """
-    found = (
-        _TRACEPARENT.fullmatch(traceparent) if isinstance(traceparent, str) else None
-    )
+    found = _match(_TRACEPARENT, traceparent)
     if (
         found is None
         or found[1] == "ff"
-        or not (int(found[2], 16) and int(found[3], 16))
+        or not (found[2].strip("0") and found[3].strip("0"))
     ):
         raise DataError(
             "traceparent has the form <version>-<trace id>-<parent id>-<flags> of W3C "
             "Trace Context, in lower-case hexadecimal digits"
         )
     return bytes.fromhex("".join(found.groups()))
+
+
+def _origin(parent: Envelope, traceparent: str | None) -> _Origin:
+    # Not checked again: whoever sent the state may have been more generous. It belongs
+    # to its own trace.
+    state = parent.tracestate if traceparent is None else None
+    return parent.correlation or parent.id, parent.id, parent.trace, state
+
+
+def _match(grammar: re.Pattern[str], text: object) -> re.Match[str] | None:
+    return grammar.fullmatch(text) if isinstance(text, str) else None
 
 
 def _id(what: str, text: str) -> bytes | str:
@@ -130,8 +149,10 @@ def _name(what: str, text: str) -> str:
 
 
 def _state(tracestate: str) -> str:
-    if not isinstance(tracestate, str) or len(tracestate) > MAX_STATE:
-        raise DataError(f"tracestate is a string of at most {MAX_STATE} characters")
+    if _match(_STATE, tracestate) is None:
+        raise DataError(
+            f"tracestate is a string of at most {MAX_STATE} printable ASCII characters"
+        )
     return tracestate
 
 
@@ -142,12 +163,15 @@ def _version(version: int) -> int:
 
 
 def _milliseconds(when: datetime) -> int:
-    if not isinstance(when, datetime) or when.tzinfo is None:
-        raise DataError("occurred_at is a datetime with a time zone")
-    return round(when.timestamp() * 1_000)
+    try:
+        return (when - _EPOCH) // _MILLISECOND
+    except (TypeError, OverflowError):  # no datetime, or one without a time zone
+        raise DataError("occurred_at is a datetime with a time zone") from None
 
 
 def _extensions(extensions: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(extensions, Mapping):
+        raise DataError("extensions are a mapping of names to simple values")
     if len(extensions) > MAX_EXTENSIONS:
         raise DataError(f"an event has at most {MAX_EXTENSIONS} extensions")
     for name, value in extensions.items():

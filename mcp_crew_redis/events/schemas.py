@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final
 
 from mcp_crew_redis._wire.streams import MAX_PARTITIONS
-from mcp_crew_redis._wire.ttl import TtlPolicy
+from mcp_crew_redis._wire.ttl import TtlPolicy, ttl_ms
 from mcp_crew_redis._wire.validation import convert, type_name
-from mcp_crew_redis.errors import CodecError, ConfigurationError
+from mcp_crew_redis.errors import CodecError, ConfigurationError, InvalidTtlError
 from mcp_crew_redis.events.kinds import check_type
+from mcp_crew_redis.events.making import MAX_SCHEMA_VERSION
 from mcp_crew_redis.types import DataType
 
 __all__ = ["HARD_FACTOR", "EventCatalog", "EventSchema", "Upcaster"]
@@ -28,12 +28,15 @@ Upcaster = Callable[[Any], Any]
 class EventSchema:
     """What publishers and consumers of one type have agreed on.
 
+    A mapping of `upcasters` is copied.
+
     Attributes:
         type: The type's name.
         payload: What the payload is validated as, when it is published and when it is
             handled; None takes any.
         version: Of the payload. An event of a newer one goes to the dead letters.
-        upcasters: By version, how its payload becomes that of the next one.
+        upcasters: By version, how its payload becomes that of the next one. Each
+            takes plain data, as it was stored, and so does what validates the last.
         retention: Seconds that an event is kept once every group has acknowledged it;
             None takes the row of the time-to-live table.
         hard_retention: Seconds after which it goes whoever has not; what is lost so
@@ -45,7 +48,7 @@ class EventSchema:
     type: str
     payload: Any = None
     version: int = 1
-    upcasters: Mapping[int, Upcaster] = field(default_factory=dict)
+    upcasters: Mapping[int, Upcaster] = field(default_factory=dict, hash=False)
     retention: float | None = None
     hard_retention: float | None = None
     partitions: int = 1
@@ -57,15 +60,13 @@ class EventSchema:
             InvalidEventTypeError: The type is not one.
             ConfigurationError: Names the attribute and what is accepted.
         """
-        check_type(self.type)
-        _require("version", type(self.version) is int and self.version >= 1, ">= 1")
-        wanted = set(range(1, self.version))
-        is_chain = set(self.upcasters) <= wanted
-        _require("upcasters", is_chain, f"keys from 1 to {self.version - 1}")
-        for name in ("retention", "hard_retention"):
-            value = getattr(self, name)
-            is_fit = value is None or (isfinite(value) and value > 0)
-            _require(name, is_fit, "seconds above 0")
+        object.__setattr__(self, "type", check_type(self.type))
+        is_fit = type(self.version) is int and 1 <= self.version <= MAX_SCHEMA_VERSION
+        _require("version", is_fit, f"an integer from 1 to {MAX_SCHEMA_VERSION}")
+        is_fit = _are_steps(self.upcasters, self.version)
+        _require("upcasters", is_fit, "functions by versions below `version`, from 1")
+        _require_seconds("retention", self.retention)
+        _require_seconds("hard_retention", self.hard_retention)
         if self.retention is not None and self.hard_retention is not None:
             is_fit = self.hard_retention >= self.retention
             _require("hard_retention", is_fit, "at least `retention`")
@@ -104,9 +105,15 @@ class EventSchema:
             CodecError: It is not what was agreed on; names the field, never the value.
         """
         kind = self.payload
-        if kind is None or (isinstance(kind, type) and isinstance(payload, kind)):
+        if kind is None or _is_instance(payload, kind):
             return payload
-        return convert(payload, kind)
+        try:
+            return convert(payload, kind)
+        except (
+            CodecError
+        ) as error:  # it speaks of what it reads: values that are stored
+            text = str(error).replace("the stored value", "the payload", 1)
+            raise CodecError(text) from None
 
     def __repr__(self) -> str:
         return f"<EventSchema {self.type} {type_name(self.payload)} v{self.version}>"
@@ -127,8 +134,9 @@ class EventCatalog:
         for schema in schemas:
             if schema.type in self._schemas:
                 raise ConfigurationError(f"two schemas are called {schema.type!r}")
-            self._schemas[str(schema.type)] = schema
-        self.get = self._schemas.get
+            self._schemas[schema.type] = schema
+        # The dict's own method: it is called for every event.
+        self.get: Callable[[str], EventSchema | None] = self._schemas.get
 
     def __len__(self) -> int:
         return len(self._schemas)
@@ -166,6 +174,30 @@ def _row(event_type: str, ttl: TtlPolicy) -> float:
     return ttl.seconds(DataType.EVENT)
 
 
+def _is_instance(payload: object, kind: object) -> bool:
+    try:
+        return isinstance(kind, type) and isinstance(payload, kind)
+    except TypeError:  # a TypedDict or a Protocol
+        return False
+
+
+def _are_steps(upcasters: Mapping[int, Upcaster], version: int) -> bool:
+    if not isinstance(upcasters, Mapping):
+        return False
+    return all(
+        type(step) is int and 1 <= step < version and callable(upcaster)
+        for step, upcaster in upcasters.items()
+    )
+
+
 def _require(name: str, is_fit: bool, accepted: str) -> None:  # noqa: FBT001 - a condition
     if not is_fit:
         raise ConfigurationError(f"EventSchema.{name}: accepted is {accepted}")
+
+
+def _require_seconds(name: str, value: float | None) -> None:
+    try:
+        if value is not None:
+            ttl_ms(value)
+    except InvalidTtlError as error:
+        raise ConfigurationError(f"EventSchema.{name}: {error}") from None

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from math import isfinite
-from typing import Any, Final, Literal, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from mcp_crew_redis._core.backoff import Backoff
 from mcp_crew_redis._wire.identifiers import validate_tenant
 from mcp_crew_redis.errors import ConfigurationError
+from mcp_crew_redis.events.event import Event
 from mcp_crew_redis.events.kinds import Pattern, check_group
+from mcp_crew_redis.events.outcomes import BatchOutcome
 
 __all__ = ["ALL_TENANTS", "AllTenants", "Subscription", "Subscriptions"]
 
-P = TypeVar("P")
-H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
+One = TypeVar("One", bound=Callable[[Event[Any]], Coroutine[Any, Any, None]])
+Many = TypeVar(
+    "Many", bound=Callable[[list[Event[Any]]], Coroutine[Any, Any, BatchOutcome]]
+)
+Ordering: TypeAlias = Literal["key"] | None
+Start: TypeAlias = Literal["earliest", "latest"]
 
+MAX_DELIVERIES: Final = 1_000_000
 MAX_CONCURRENCY: Final = 10_000
 MAX_BATCH: Final = 10_000
-MAX_CLAIM_AFTER: Final = 86_400.0
+MAX_SECONDS: Final = 86_400.0
 
 
 class AllTenants:
@@ -53,8 +60,8 @@ class Subscription:
     claim_after: float
     timeout: float | None
     backoff: Backoff
-    ordering: Literal["key"] | None
-    start: Literal["earliest", "latest"]
+    ordering: Ordering
+    start: Start
     dedup: bool
 
     @property
@@ -87,6 +94,44 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._all)
 
+    @overload
+    def on(
+        self,
+        pattern: str,
+        *,
+        group: str,
+        tenants: AllTenants | Iterable[str] = ...,
+        payload: Any = ...,
+        batch: Literal[False] = ...,
+        batch_size: int = ...,
+        concurrency: int | None = ...,
+        max_deliveries: int = ...,
+        claim_after: float = ...,
+        timeout: float | None = ...,
+        backoff: Backoff | None = ...,
+        ordering: Ordering = ...,
+        start: Start = ...,
+        dedup: bool = ...,
+    ) -> Callable[[One], One]: ...
+    @overload
+    def on(
+        self,
+        pattern: str,
+        *,
+        group: str,
+        batch: Literal[True],
+        tenants: AllTenants | Iterable[str] = ...,
+        payload: Any = ...,
+        batch_size: int = ...,
+        concurrency: int | None = ...,
+        max_deliveries: int = ...,
+        claim_after: float = ...,
+        timeout: float | None = ...,
+        backoff: Backoff | None = ...,
+        ordering: Ordering = ...,
+        start: Start = ...,
+        dedup: bool = ...,
+    ) -> Callable[[Many], Many]: ...
     def on(
         self,
         pattern: str,
@@ -101,10 +146,10 @@ class Subscriptions:
         claim_after: float = 30.0,
         timeout: float | None = 300.0,
         backoff: Backoff | None = None,
-        ordering: Literal["key"] | None = None,
-        start: Literal["earliest", "latest"] = "earliest",
+        ordering: Ordering = None,
+        start: Start = "earliest",
         dedup: bool = False,
-    ) -> Callable[[H], H]:
+    ) -> Callable[[Any], Any]:
         """Declare the coroutine function below as the handler of some events.
 
         A handler that returns has handled its event. One that raises gets it again
@@ -146,44 +191,33 @@ class Subscriptions:
                 coroutine function.
         """
         calls = concurrency if concurrency is not None else (2 if batch else 32)
-        _require("concurrency", calls, 1, MAX_CONCURRENCY)
-        _require("batch_size", batch_size, 1, MAX_BATCH)
-        _require("max_deliveries", max_deliveries, 1, 1_000_000)
-        _seconds("claim_after", claim_after, 0.1, MAX_CLAIM_AFTER)
-        if timeout is not None:
-            _seconds("timeout", timeout, 0.001, MAX_CLAIM_AFTER)
-        if ordering not in (None, "key") or start not in ("earliest", "latest"):
-            raise ConfigurationError(
-                'ordering is None or "key", start is "earliest" or "latest"'
-            )
-        if batch and ordering is not None:
-            raise ConfigurationError("a batch handler cannot keep keys in order")
-        given = {
-            "pattern": Pattern(pattern),
-            "group": check_group(group),
-            "tenants": _tenants(tenants),
-            "payload": payload,
-            "batch_size": batch_size if batch else 0,
-            "concurrency": calls,
-            "max_deliveries": max_deliveries,
-            "claim_after": float(claim_after),
-            "timeout": timeout,
-            "backoff": backoff or Backoff(),
-            "ordering": ordering,
-            "start": start,
-            "dedup": dedup,
-        }
+        _require_counts(batch_size, max_deliveries, calls)
+        _require_seconds("claim_after", claim_after, 0.1)
+        _require_seconds("timeout", 1.0 if timeout is None else timeout, 0.001)
+        _require_known(backoff, ordering, start, batch)
+        make = partial(
+            Subscription,
+            pattern=Pattern(pattern),
+            group=check_group(group),
+            tenants=_tenants(tenants),
+            payload=payload,
+            batch_size=batch_size if batch else 0,
+            concurrency=calls,
+            max_deliveries=max_deliveries,
+            claim_after=float(claim_after),
+            timeout=timeout,
+            backoff=backoff or Backoff(),
+            ordering=ordering,
+            start=start,
+            dedup=dedup,
+        )
+        return partial(self._declare, make)
 
-        def declare(handler: H) -> H:
-            if not inspect.iscoroutinefunction(handler):
-                raise ConfigurationError("a handler is a coroutine function: async def")
-            self._add(Subscription(handler=handler, **cast("Any", given)))
-            return handler
-
-        return declare
-
-    def _add(self, subscription: Subscription) -> None:
-        self._all.append(subscription)
+    def _declare(self, make: Callable[..., Subscription], handler: Any) -> Any:
+        if not inspect.iscoroutinefunction(handler):
+            raise ConfigurationError("a handler is a coroutine function: async def")
+        self._all.append(make(handler=handler))
+        return handler
 
 
 def _tenants(tenants: AllTenants | Iterable[str]) -> frozenset[str] | AllTenants:
@@ -199,12 +233,31 @@ def _tenants(tenants: AllTenants | Iterable[str]) -> frozenset[str] | AllTenants
     return names
 
 
-def _require(name: str, value: object, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise ConfigurationError(f"{name} is an integer from {least} to {most}")
+def _require_counts(batch_size: int, max_deliveries: int, concurrency: int) -> None:
+    _require_integer("batch_size", batch_size, MAX_BATCH)
+    _require_integer("max_deliveries", max_deliveries, MAX_DELIVERIES)
+    _require_integer("concurrency", concurrency, MAX_CONCURRENCY)
 
 
-def _seconds(name: str, value: float, least: float, most: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not isfinite(value) or not least <= value <= most:
-        raise ConfigurationError(f"{name} is {least} to {most:.0f} seconds")
+def _require_integer(name: str, value: object, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ConfigurationError(f"{name} is an integer from 1 to {most}")
+
+
+def _require_seconds(name: str, value: float, least: float) -> None:
+    is_number = type(value) in (int, float)
+    if not is_number or not least <= value <= MAX_SECONDS:  # NaN is neither
+        raise ConfigurationError(f"{name} is {least} to {MAX_SECONDS:.0f} seconds")
+
+
+def _require_known(
+    backoff: object, ordering: object, start: object, is_batch: object
+) -> None:
+    if backoff is not None and not isinstance(backoff, Backoff):
+        raise ConfigurationError("backoff is a Backoff, or None for Backoff()")
+    if ordering not in (None, "key") or start not in ("earliest", "latest"):
+        raise ConfigurationError(
+            'ordering is None or "key", start is "earliest" or "latest"'
+        )
+    if is_batch and ordering is not None:
+        raise ConfigurationError("a batch handler cannot keep keys in order")
