@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from mcp_crew_redis._core.script_batches import Call
 from mcp_crew_redis._wire.header import unseal
@@ -17,7 +17,10 @@ from mcp_crew_redis._wire.keys import KeySpace, MetaKey
 from mcp_crew_redis.clock import Clock
 from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.log import get_logger
+from mcp_crew_redis.store import window_names as names
 from mcp_crew_redis.store.conflicts import WindowStatistics
+from mcp_crew_redis.store.event_acks import EventAcks
+from mcp_crew_redis.store.journal.calls import EVENT_SCRIPTS, SCHEDULE
 from mcp_crew_redis.store.journal.entries import OVERHEAD, entry_of
 from mcp_crew_redis.store.journal.journal import Journal
 from mcp_crew_redis.store.stamps import StampSource
@@ -30,15 +33,6 @@ MAX_WINDOW_BYTES: Final = 16 * 1024 * 1024
 STRIDE: Final = 256  # one write of so many looks whether others are too old
 LAG_US: Final = 2_000_000
 """Microseconds that an answer may come after its write was stamped."""
-FLOOR: Final = "floor_raise"
-ADD: Final = "counter_add"
-MERGE: Final = "sync_merge"
-APPLIED: Final = 1
-YOUNG: Final = (APPLIED, 2, -1)
-"""Done now; or found done, perhaps by a replay that was interrupted, so as young."""
-
-Value = tuple[int, int, bytes]
-Name = tuple[object, ...]
 
 
 class ReplayWindow:
@@ -75,9 +69,10 @@ class ReplayWindow:
     ) -> None:
         # By key, what was acknowledged longest ago first: when, by the server's clock
         # (of what was written at once, its stamp), its stamp, and its bytes.
-        self._values: OrderedDict[bytes, Value] = OrderedDict()
+        self._values: OrderedDict[bytes, names.Value] = OrderedDict()
         # By counter, writer and number, or by floor: when, the key, and the script.
-        self._scripts: OrderedDict[Name, tuple[int, bytes, Call]] = OrderedDict()
+        self._scripts: OrderedDict[names.Name, tuple[int, bytes, Call]] = OrderedDict()
+        self._events = EventAcks()
         self._size = [0]  # bytes of both; a list, for `landed` to change
         self.is_open = seconds > 0
         self.statistics = WindowStatistics()
@@ -92,14 +87,13 @@ class ReplayWindow:
         self.landed = self._make_landed()
 
     def __repr__(self) -> str:
-        return (
-            f"<ReplayWindow {len(self._values)} values, {len(self._scripts)} scripts>"
-        )
+        counts = f"{len(self._values)} values, {len(self._scripts)} scripts"
+        return f"<ReplayWindow {counts}, {len(self._events)} events>"
 
     @property
     def size(self) -> int:
         """Bytes remembered."""
-        return self._size[0]
+        return self._size[0] + self._events.size
 
     # --- remembering ------------------------------------------------------------------
 
@@ -137,8 +131,11 @@ class ReplayWindow:
 
     def note(self, key: bytes, at: int, call: Call) -> None:
         """Remember an acknowledged script whose repetition is harmless."""
-        if self.is_open:
-            name = _name(key, call)
+        if self.is_open and call[0] in EVENT_SCRIPTS:
+            if self._events.note(at, key, call):
+                self.prune()
+        elif self.is_open:
+            name = names.name_of(key, call)
             if name in self._scripts:
                 self._scripts.move_to_end(name)
             else:
@@ -151,7 +148,7 @@ class ReplayWindow:
         """Remember a purge, and forget what it has purged."""
         key = self._keys.tenant(tenant_id).meta(MetaKey.FLOOR)
         self._forget(key, floor)
-        self.note(key, floor, (FLOOR, (key,), (floor,)))
+        self.note(key, floor, (names.FLOOR, (key,), (floor,)))
 
     def forget_counter(self, key: bytes) -> None:
         """Forget a counter that was deleted: it must not come back."""
@@ -167,7 +164,7 @@ class ReplayWindow:
     @property
     def is_empty(self) -> bool:
         """Whether a new server would be sent nothing."""
-        return not self._values and not self._scripts
+        return not (self._values or self._scripts or self._events)
 
     def newest(self, key: bytes) -> int:
         """Return the stamp of a key's last acknowledged write; 0 if none is known."""
@@ -178,8 +175,12 @@ class ReplayWindow:
         """Let go what is older than the window reaches, or too much for it."""
         # Not by now alone: long after a crash all of it is still of use. Not by the
         # last one alone: its stamp may be far ahead.
-        last = min(max(_last(self._scripts), _last(self._values)), self._now_us())
-        self._prune(last - self._reach_us)
+        newest = (
+            names.last_of(self._scripts),
+            names.last_of(self._values),
+            self._events.last_us,
+        )
+        self._prune(min(max(newest), self._now_us()) - self._reach_us)
 
     def _prune(self, since_us: int) -> None:
         size, values, scripts = self._size, self._values, self._scripts
@@ -199,6 +200,7 @@ class ReplayWindow:
             del scripts[name]
             size[0] -= OVERHEAD
             self.statistics.overflowed += at >= since_us
+        self.statistics.overflowed += self._events.prune(since_us)
         self._forget_void(since_us)
 
     def _forget_void(self, since_us: int) -> None:
@@ -218,11 +220,11 @@ class ReplayWindow:
         ago_us = round((self._monotonic() - since) * 1e6)
         self._prune(self._now_us() - ago_us - self._reach_us)
         scripts = self._scripts.values()
-        floors = [call for _, _, call in scripts if call[0] == FLOOR]
+        floors = [call for _, _, call in scripts if call[0] == names.FLOOR]
         others = [
             call
             for at, key, call in scripts
-            if call[0] != FLOOR and at > self._void_until(key)
+            if call[0] != names.FLOOR and at > self._void_until(key)
         ]
         # A lower number of a writer that comes after a higher one is not added.
         others.sort(key=lambda call: (call[1][0], str(call[2][0]), int(call[2][1])))
@@ -231,7 +233,7 @@ class ReplayWindow:
             for key, (_, stamp, sealed) in self._values.items()
             if stamp > self._void_until(key)
         ]
-        return [*floors, *merges, *others]
+        return [*floors, *merges, *others, *self._events.calls(self._void_until)]
 
     def _void_until(self, key: bytes) -> int:
         if not self._void:
@@ -242,7 +244,7 @@ class ReplayWindow:
     def _merge(self, key: bytes, sealed: bytes) -> Call:
         floor = self._keys.tenant(self._tenant(key)).meta(MetaKey.FLOOR)
         ends_ms = unseal(sealed).expires_at_ms or 0
-        return MERGE, (key, floor), (sealed, ends_ms, self._memory_us)
+        return names.MERGE, (key, floor), (sealed, ends_ms, self._memory_us)
 
     def _tenant(self, key: bytes) -> str:
         parsed = self._keys.parse(key)
@@ -259,14 +261,17 @@ class ReplayWindow:
         for call, reply in zip(calls, replies, strict=True):
             if isinstance(reply, CrewRedisError):
                 refused += 1
-                is_usable &= call[0] != FLOOR or not isinstance(reply, UnavailableError)
+                is_floor = call[0] == names.FLOOR
+                is_usable &= not (is_floor and isinstance(reply, UnavailableError))
                 self._defer(call)
-            elif call[0] == FLOOR:
+            elif call[0] == names.FLOOR:
                 self._note_again(call)
                 self.on_floor(self._tenant(call[1][0]), int(call[2][0]))
-            elif isinstance(reply, list) and int(reply[0]) in YOUNG:
-                restored += int(reply[0]) == APPLIED
+            elif isinstance(reply, list) and int(reply[0]) in names.YOUNG:
+                restored += int(reply[0]) == names.APPLIED
                 self._note_again(call)
+            elif call[0] == SCHEDULE and isinstance(reply, list) and int(reply[0]):
+                self._defer(call)  # as many wait already as may
         self.statistics.replays += 1
         self.statistics.restored += restored
         log.warning(
@@ -280,21 +285,12 @@ class ReplayWindow:
     def _note_again(self, call: Call) -> None:
         """Remember anew what this server has only now: it may die too."""
         name, keys, args = call
-        if name == MERGE and isinstance(args[0], bytes):
+        if name == names.MERGE and isinstance(args[0], bytes):
             self.brought(keys[0], args[0])
-        elif name != MERGE:
+        elif name != names.MERGE:
             self.note(keys[0], self._now_us(), call)
 
     def _defer(self, call: Call) -> None:
         entry = entry_of(call, self._tenant(call[1][0]))
         if entry is not None and not self._journal.adopt(entry):
             self.statistics.not_restored += 1
-
-
-def _name(key: bytes, call: Call) -> Name:
-    """Return what tells a script from others, but not from its repetition."""
-    return (key, *call[2][:2]) if call[0] == ADD else (key,)
-
-
-def _last(acks: OrderedDict[Any, Any]) -> int:
-    return int(acks[next(reversed(acks))][0]) if acks else 0

@@ -21,8 +21,22 @@ from mcp_crew_redis._wire.header import (
     seal_tombstone,
     unseal,
 )
+from mcp_crew_redis.store.journal.calls import (
+    EVENT,
+    EVENT_SCRIPTS,
+    MARK_AT,
+    pack_call,
+)
 
-__all__ = ["OVERHEAD", "Delta", "Entry", "Posting", "Register", "entry_of"]
+__all__ = [
+    "OVERHEAD",
+    "Delta",
+    "Entry",
+    "Posting",
+    "Register",
+    "entry_of",
+    "posting_of",
+]
 
 OVERHEAD: Final = 256
 """Bytes that an entry is taken to cost besides its own: objects and table rows."""
@@ -195,11 +209,11 @@ class Posting:
 Entry = Register | Delta | Posting
 
 
-def entry_of(call: Call, tenant_id: str) -> Register | Delta | None:
+def entry_of(call: Call, tenant_id: str) -> Register | Delta | Posting | None:
     """Return the entry for a script that was run already, and may have to run again.
 
     Args:
-        call: `sync_merge` or `counter_add`; None for any other.
+        call: `sync_merge`, `counter_add` or one that adds an event; None for any other.
         tenant_id: Whose key it is.
     """
     name, keys, args = call
@@ -207,9 +221,29 @@ def entry_of(call: Call, tenant_id: str) -> Register | Delta | None:
         register = Register.of(keys[0], tenant_id, args[0])
         register.is_uncertain = True
         return register
-    if name != "counter_add":
-        return None
-    writer, *numbers = args
+    if name in EVENT_SCRIPTS:
+        return posting_of(call, tenant_id, int(args[-1]))
+    return _delta_of(call, tenant_id) if name == "counter_add" else None
+
+
+def posting_of(call: Call, tenant_id: str, made_us: int) -> Posting:
+    """Return the posting for a script that adds an event, of that time.
+
+    Its first key is what it is in order with, its mark the name.
+    """
+    name, keys, _ = call
+    return Posting(
+        id=keys[MARK_AT[name]].decode(),
+        tenant_id=tenant_id,
+        kind=EVENT,
+        order_key=keys[0],
+        body=pack_call(call),
+        made_us=made_us,
+    )
+
+
+def _delta_of(call: Call, tenant_id: str) -> Delta:
+    _, keys, (writer, *numbers) = call
     sequence, amount, ttl_ms, made_us = (int(number) for number in numbers)
     return Delta(
         key=keys[0],
