@@ -11,7 +11,7 @@ from mcp_crew_redis._wire.streams import MAX_PARTITIONS
 from mcp_crew_redis._wire.ttl import TtlPolicy, ttl_ms
 from mcp_crew_redis._wire.validation import convert, type_name
 from mcp_crew_redis.errors import CodecError, ConfigurationError, InvalidTtlError
-from mcp_crew_redis.events.kinds import check_type
+from mcp_crew_redis.events.kinds import Pattern, check_type
 from mcp_crew_redis.events.making import MAX_SCHEMA_VERSION
 from mcp_crew_redis.types import DataType
 
@@ -109,9 +109,8 @@ class EventSchema:
             return payload
         try:
             return convert(payload, kind)
-        except (
-            CodecError
-        ) as error:  # it speaks of what it reads: values that are stored
+        except CodecError as error:
+            # It speaks of what it is made to read: values that are stored.
             text = str(error).replace("the stored value", "the payload", 1)
             raise CodecError(text) from None
 
@@ -145,6 +144,15 @@ class EventCatalog:
         """Return into how many streams a lane of a type is divided."""
         schema = self._schemas.get(event_type)
         return 1 if schema is None else schema.partitions
+
+    def most_partitions(self, pattern: Pattern) -> int:
+        """Return the most partitions of any type that is meant; 0 for one of each."""
+        counts = [
+            schema.partitions
+            for schema in self._schemas.values()
+            if schema.partitions > 1 and pattern.matches(schema.type)
+        ]
+        return max(counts, default=0)
 
     def retention_ms(self, event_type: str, ttl: TtlPolicy) -> tuple[int, int]:
         """Return for how long a type's events are kept, softly and at most, in ms.
