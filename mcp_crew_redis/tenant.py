@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from mcp_crew_redis._wire.keys import TenantKeys
 from mcp_crew_redis.errors import LifecycleError
 from mcp_crew_redis.events.bus import EventBus, TenantEvents
+from mcp_crew_redis.events.transaction import Transaction
 from mcp_crew_redis.store.entry import Entry
 from mcp_crew_redis.store.store import Store
 from mcp_crew_redis.store.upkeep import OnProgress
@@ -220,6 +221,14 @@ class Tenant:
         if self._events is None:
             raise LifecycleError("events need a running crew: use CrewRedis")
         return self._events
+
+    def transaction(self) -> Transaction:
+        """Return an empty transaction: state and events, all of it or nothing.
+
+        Raises:
+            LifecycleError: It belongs to no running crew.
+        """
+        return self.events.transaction()
 
     # --- all of it --------------------------------------------------------------------
 

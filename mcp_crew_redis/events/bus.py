@@ -12,6 +12,8 @@ from mcp_crew_redis.events.kinds import EventPriority
 from mcp_crew_redis.events.line import Lines
 from mcp_crew_redis.events.options import EventAttributes, PublishOptions
 from mcp_crew_redis.events.publishing import Publisher, Waiting
+from mcp_crew_redis.events.transacting import Transactor
+from mcp_crew_redis.events.transaction import Transaction
 
 __all__ = ["EventBus", "TenantEvents"]
 
@@ -26,12 +28,19 @@ class TenantEvents:
         keys: Builds the tenant's keys.
     """
 
-    __slots__ = ("_lines", "_publisher", "hub", "keys")
+    __slots__ = ("_lines", "_publisher", "_transactor", "hub", "keys")
 
-    def __init__(self, hub: EventHub, keys: TenantKeys, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        hub: EventHub,
+        keys: TenantKeys,
+        publisher: Publisher,
+        transactor: Transactor,
+    ) -> None:
         self.hub = hub
         self.keys = keys
         self._publisher = publisher
+        self._transactor = transactor
         self._lines = Lines(keys, hub.catalog)
 
     def __repr__(self) -> str:
@@ -100,6 +109,10 @@ class TenantEvents:
         """Publish events made by `Event.new`, in their order."""
         raise NotImplementedError
 
+    def transaction(self) -> Transaction:
+        """Return an empty transaction; see `Transaction`."""
+        return Transaction(self._transactor, self.keys, self._lines)
+
 
 class EventBus:
     """The events of all tenants.
@@ -111,11 +124,12 @@ class EventBus:
         hub: What the rooms of the events share.
     """
 
-    __slots__ = ("_publisher", "_tenants", "hub")
+    __slots__ = ("_publisher", "_tenants", "_transactor", "hub")
 
     def __init__(self, hub: EventHub) -> None:
         self.hub = hub
         self._publisher = Publisher(hub)
+        self._transactor = Transactor(hub)
         self._tenants: dict[str, TenantEvents] = {}
 
     def __repr__(self) -> str:
@@ -133,7 +147,7 @@ class EventBus:
             keys = self.hub.keys.tenant(tenant_id)
         if len(self._tenants) >= MAX_TENANTS_KEPT:
             del self._tenants[next(iter(self._tenants))]  # the oldest; made again soon
-        events = TenantEvents(self.hub, keys, self._publisher)
+        events = TenantEvents(self.hub, keys, self._publisher, self._transactor)
         self._tenants[tenant_id] = events
         return events
 
