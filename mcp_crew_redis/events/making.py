@@ -179,3 +179,11 @@ def _extensions(extensions: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, _SIMPLE):
             raise DataError("extensions are strings, numbers, booleans, bytes or None")
     return dict(extensions)
+
+
+def unread_envelope() -> Envelope:
+    """Return what stands for an envelope that could not be read: made once."""
+    return _UNREAD
+
+
+_UNREAD: Final = Envelope(1, b"\0" * 16, 0, "", None, None, None, None, 1, None, None, None)

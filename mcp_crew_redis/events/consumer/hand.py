@@ -1,0 +1,232 @@
+"""What one subscription has in this process: entries that wait, and room for more."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from mcp_crew_redis.events.consumer.key_order import KeyOrder
+from mcp_crew_redis.events.consumer.lanes import LaneWheel
+from mcp_crew_redis.events.consumer.table import LANE_COUNT, StreamState
+from mcp_crew_redis.events.event import Event
+from mcp_crew_redis.events.subscriptions import Subscription
+
+__all__ = ["Hand", "Held"]
+
+MAX_PREFETCH: Final = 512
+AHEAD: Final = 0.05
+"""Seconds of work that are fetched before there is a free call for them."""
+MEASURED: Final = 0.02
+"""Seconds over which the pace is measured."""
+RESERVE: Final = 10
+"""One call in so many is kept for critical events."""
+
+
+Name = tuple[str, bytes | str]
+
+
+class Held:
+    """One entry in this process.
+
+    Attributes:
+        stream: Where it stands.
+        entry_id: Its place there.
+        event: What it says.
+        count: Deliveries, this one included.
+        since: When it came or was last held on to, in monotonic seconds.
+        is_copy: Its event is in this process under another entry.
+    """
+
+    __slots__ = ("count", "entry_id", "event", "is_copy", "since", "stream")
+
+    def __init__(
+        self,
+        stream: StreamState,
+        entry_id: bytes,
+        event: Event[Any],
+        count: int,
+        since: float,
+    ) -> None:
+        self.stream = stream
+        self.entry_id = entry_id
+        self.event = event
+        self.count = count
+        self.since = since
+        self.is_copy = False
+
+
+class Hand:
+    """Queues by priority lane, and the room for more.
+
+    Args:
+        subscription: How many calls there are, and in which order keys are handled.
+        monotonic: Local seconds.
+        on_room: Called when the reader, who has found no room, may look again.
+
+    Attributes:
+        count: Entries held: queued, being handled, or waiting for their turn.
+        plain_calls: How many calls events that are not critical may take up.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        monotonic: Callable[[], float],
+        on_room: Callable[[], None],
+    ) -> None:
+        calls = subscription.concurrency
+        reserved = -(-calls // RESERVE) if calls > 1 else 0
+        size = max(1, subscription.batch_size)
+        self.count = 0
+        self.plain_calls = calls - reserved
+        self._queues: tuple[deque[Held], ...] = tuple(
+            deque() for _ in range(LANE_COUNT)
+        )
+        self._wheel = LaneWheel()
+        self._order = KeyOrder(self._queue) if subscription.ordering else None
+        # For those that want no duplicates: the events in this process, by name.
+        self._names: set[Name] | None = set() if subscription.dedup else None
+        self._capacity = calls * size
+        self._reserve = max(1, reserved) * size
+        self._prefetch = 0
+        self._finished = 0
+        self._pace = 0.0
+        self._measured_at = monotonic()
+        self._monotonic = monotonic
+        self._wake_at = -1
+        self._on_room = on_room
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues))
+
+    # --- room -------------------------------------------------------------------------
+
+    def room(self) -> tuple[int, int]:
+        """Return how many more may come, and how many critical ones.
+
+        A little more than there are calls for, by the pace of the handlers: none of
+        those that are slow, or another process could have them.
+        """
+        self._measure()
+        blocked = 0 if self._order is None else self._order.blocked
+        free = self._capacity + self._prefetch - (self.count - blocked)
+        return free, free + self._reserve
+
+    def rest(self) -> None:
+        """Call `on_room` once there is room for a good number again."""
+        limit = self._capacity + self._prefetch
+        self._wake_at = min(limit - 1, self._capacity + self._prefetch // 2)
+
+    @property
+    def chunk(self) -> int:
+        """How many to ask for at once: the rest is fetched while those are handled."""
+        return max(1, (self._capacity + self._prefetch) // 2)
+
+    def _measure(self) -> None:
+        now = self._monotonic()
+        elapsed = now - self._measured_at
+        if elapsed < MEASURED:
+            return
+        self._pace = (self._pace + self._finished / elapsed) / 2
+        self._finished, self._measured_at = 0, now
+        self._prefetch = min(
+            round(self._pace * AHEAD), 4 * self._capacity, MAX_PREFETCH
+        )
+
+    # --- entries ----------------------------------------------------------------------
+
+    def keep(self, held: Held) -> None:
+        """Count an entry as held here; `queue` or `finished` follows."""
+        held.stream.held[held.entry_id] = held
+        self.count += 1
+
+    def is_here(self, held: Held) -> bool:
+        """Whether its event is in this process already, under another entry."""
+        name = _name(held)
+        if self._names is None or name in self._names:
+            return self._names is not None
+        self._names.add(name)
+        return False
+
+    def queue(self, held: Held) -> None:
+        """Let an entry that is held have its turn."""
+        if self._order is None:
+            self._queues[held.stream.name.lane].append(held)
+        else:
+            self._order.admit(held)
+
+    def _queue(self, held: Held) -> None:
+        self._queues[held.stream.name.lane].append(held)
+
+    def next(self, *, is_plain: bool) -> Held | None:
+        """Return the entry whose turn it is; None for none.
+
+        Args:
+            is_plain: Whether it may be one that is not critical.
+        """
+        queues = self._queues
+        if not is_plain:
+            return queues[0].popleft() if queues[0] else None
+        ready = [queue for queue in queues if queue]
+        if len(ready) == 1:
+            return ready[0].popleft()
+        if not ready:
+            return None
+        return queues[self._wheel.next(queues)].popleft()
+
+    def more(self, first: Held, most: int) -> list[Held]:
+        """Return `first` and up to `most - 1` that follow it, of the same tenant."""
+        stream = first.stream
+        tenant_id = stream.name.tenant_id
+        queue = self._queues[stream.name.lane]
+        batch = [first]
+        while queue and len(batch) < most:
+            if queue[0].stream is not stream and (
+                queue[0].stream.name.tenant_id != tenant_id
+            ):
+                break
+            batch.append(queue.popleft())
+        return batch
+
+    def finished(self, held: Held) -> None:
+        """Let an entry go: handled, parked, buried, or lost."""
+        if held.stream.held.pop(held.entry_id, None) is None:
+            return
+        self.count -= 1
+        self._finished += 1
+        if self._names is not None and not held.is_copy:
+            self._names.discard(_name(held))
+        if self._order is not None:
+            self._order.finished(held)
+        if self.count <= self._wake_at:
+            self._wake_at = -1
+            self._on_room()
+
+    def again(self, held: Held, count: int) -> None:
+        """Queue an entry once more that was kept for its next attempt."""
+        held.count = count
+        event = held.event
+        held.event = Event.of(
+            event.type,
+            event.tenant_id,
+            int(event.priority),
+            event.payload,
+            event.envelope,
+            event.stream_id,
+            count,
+        )
+        self._queue(held)
+
+    def unstarted(self) -> list[Held]:
+        """Take everything out that no handler has begun with."""
+        waiting = [held for queue in self._queues for held in queue]
+        if self._order is not None:
+            waiting += self._order.clear()
+        for queue in self._queues:
+            queue.clear()
+        return waiting
+
+
+def _name(held: Held) -> Name:
+    return held.stream.name.tenant_id, held.event.envelope.id

@@ -1,0 +1,178 @@
+"""What comes out of a stream: events for the handler, and what never gets there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+from mcp_crew_redis._wire.streams import seen_key
+from mcp_crew_redis.errors import CodecError
+from mcp_crew_redis.events.consumer.counts import ConsumerCounts
+from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.settling import Settling
+from mcp_crew_redis.events.consumer.table import StreamState
+from mcp_crew_redis.events.consumer.working import Workers
+from mcp_crew_redis.events.decoding import Decoder, parts_of
+from mcp_crew_redis.events.event import Event
+from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.making import unread_envelope
+from mcp_crew_redis.events.subscriptions import Subscription
+from mcp_crew_redis.log import get_logger
+
+__all__ = ["Intake"]
+
+log = get_logger(__name__)
+
+NEW: Final = 0.25
+"""Weight of the newest entry in the average size."""
+
+
+class Intake:
+    """Decodes entries and puts them into the hand.
+
+    An entry that is gone is counted as lost, one that cannot be read becomes a dead
+    letter with the reason, one that nobody needs any more is acknowledged: no handler
+    ever sees them.
+
+    Args:
+        hub: The parts.
+        subscription: What payloads are validated as.
+        hand: Where events go.
+        workers: Told of them.
+        settling: Sends what is decided here.
+        counts: What has been done.
+    """
+
+    def __init__(
+        self,
+        hub: EventHub,
+        subscription: Subscription,
+        *,
+        hand: Hand,
+        workers: Workers,
+        settling: Settling,
+        counts: ConsumerCounts,
+    ) -> None:
+        self._decoder = Decoder(hub.codec, hub.catalog)
+        self._port, self._keys = hub.port, hub.keys
+        self._monotonic = hub.clock.monotonic
+        self._now_us = hub.store.context.stamps.hybrid.now_us
+        self._subscription = subscription
+        self._hand, self._workers, self._settling = hand, workers, settling
+        self._counts = counts
+        self._spoiled: list[tuple[Held, str]] = []
+        self._unsure: list[Held] = []  # perhaps handled already
+        self._notes: Counter[tuple[str, str]] = Counter()
+
+    def take(
+        self, state: StreamState, entries: Iterable[Any], *, is_again: bool = False
+    ) -> int:
+        """Take in entries, each `[id, fields]` or, if `is_again`, with a count.
+
+        Returns how many of them are new here.
+        """
+        decode, payload = self._decoder.event, self._subscription.payload
+        now, size, taken = self._monotonic(), 0, 0
+        for entry in entries:
+            entry_id, fields = entry[0], entry[1]
+            count = int(entry[2]) if is_again else 1
+            if entry_id in state.held:
+                continue
+            if not is_again:
+                state.last_id = entry_id
+            taken += 1
+            if fields is None:
+                self._lost(state, entry_id, now)
+                continue
+            m, d = parts_of(fields)
+            size += len(m or b"") + len(d or b"")
+            try:
+                event = decode(state.name, entry_id, m, d, count, payload)
+            except CodecError as error:
+                self._spoil(state, entry_id, count, now, str(error))
+                continue
+            self._admit(Held(state, entry_id, event, count, now))
+        if taken:
+            self._counts.redelivered += taken * is_again
+            average = state.average or size / taken
+            state.average = max(1.0, average + NEW * (size / taken - average))
+            if self._hand:
+                self._workers.stir()
+        return taken
+
+    async def settle(self) -> None:
+        """Finish what `take` could not do without Redis; does nothing mostly.
+
+        Raises:
+            UnavailableError: Redis did not answer; it will be tried again.
+        """
+        if self._unsure:
+            await self._sort_out()
+        while self._spoiled:
+            held, reason = self._spoiled[-1]
+            await self._settling.bury(held, reason)
+            self._spoiled.pop()
+        while self._notes:
+            (tenant_id, field), count = self._notes.popitem()
+            await self._settling.tally(tenant_id, field, count)
+
+    def _admit(self, held: Held) -> None:
+        expires_ms = held.event.envelope.expires_ms
+        if expires_ms is not None and expires_ms * 1_000 <= self._now_us():
+            self._counts.expired += 1
+            self._skip(held, "expired")
+        elif self._subscription.dedup:
+            self._hand.keep(held)
+            self._unsure.append(held)
+        else:
+            self._hand.keep(held)
+            self._hand.queue(held)
+
+    def _skip(self, held: Held, why: str) -> None:
+        """Acknowledge what no handler shall see."""
+        self._notes[held.stream.name.tenant_id, why] += 1
+        self._settling.done(held)
+
+    def _lost(self, state: StreamState, entry_id: bytes, now: float) -> None:
+        self._counts.lost += 1
+        log.warning(
+            "consumer.event_lost",
+            group=self._subscription.group,
+            event_type=state.name.event_type,
+        )
+        nothing = Event.of(state.name.event_type, "", 0, None, unread_envelope())
+        self._skip(Held(state, entry_id, nothing, 1, now), "lost")
+
+    def _spoil(
+        self, state: StreamState, entry_id: bytes, count: int, now: float, reason: str
+    ) -> None:
+        nothing = Event.of(state.name.event_type, "", 0, None, unread_envelope())
+        held = Held(state, entry_id, nothing, count, now)
+        self._hand.keep(held)
+        self._spoiled.append((held, reason))
+
+    async def _sort_out(self) -> None:
+        """Skip what this group has handled before."""
+        unsure = self._unsure
+        group = self._subscription.group
+        commands = [
+            (
+                "EXISTS",
+                seen_key(
+                    self._keys.tenant(held.stream.name.tenant_id), group, held.event.id
+                ),
+            )
+            for held in unsure
+        ]
+        replies = await self._port.send_many(commands)
+        self._unsure = []
+        for held, reply in zip(unsure, replies, strict=True):
+            if reply == 1 or self._hand.is_here(held):
+                held.is_copy = True
+                self._counts.duplicates += 1
+                self._skip(held, "duplicates")
+            else:
+                self._hand.queue(held)
+        if self._hand:
+            self._workers.stir()

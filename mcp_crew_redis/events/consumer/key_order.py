@@ -1,0 +1,75 @@
+"""Events of one key one after the other, a failed one before the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mcp_crew_redis.events.consumer.hand import Held
+
+__all__ = ["MAX_BLOCKED", "KeyOrder"]
+
+MAX_BLOCKED: Final = 1_024
+"""Entries behind others of their key that take up no room: other keys go on."""
+
+
+class KeyOrder:
+    """Lets the first entry of each key through; the others wait behind it.
+
+    Args:
+        queue: Takes an entry whose turn it is.
+    """
+
+    def __init__(self, queue: Callable[[Held], None]) -> None:
+        self._queue = queue
+        # By key: the entry that was let through, and those behind it.
+        self._keys: dict[tuple[str, str], tuple[Held, deque[Held]]] = {}
+        self._waiting = 0
+
+    @property
+    def blocked(self) -> int:
+        """How many of those that wait take up no room."""
+        return min(self._waiting, MAX_BLOCKED)
+
+    def admit(self, held: Held) -> None:
+        """Queue an entry, or have it wait for those of its key before it."""
+        key = _key(held)
+        if key is None:
+            self._queue(held)
+            return
+        found = self._keys.get(key)
+        if found is None:
+            self._keys[key] = held, deque()
+            self._queue(held)
+        else:
+            found[1].append(held)
+            self._waiting += 1
+
+    def finished(self, held: Held) -> None:
+        """Let the next of the key through."""
+        key = _key(held)
+        found = None if key is None else self._keys.get(key)
+        if key is None or found is None or found[0] is not held:
+            return
+        line = found[1]
+        if line:
+            self._waiting -= 1
+            self._keys[key] = line[0], line
+            self._queue(line.popleft())
+        else:
+            del self._keys[key]
+
+    def clear(self) -> list[Held]:
+        """Take out those that wait, in their order."""
+        waiting = [held for _, line in self._keys.values() for held in line]
+        for _, line in self._keys.values():
+            line.clear()
+        self._waiting = 0
+        return waiting
+
+
+def _key(held: Held) -> tuple[str, str] | None:
+    key = held.event.key
+    return None if key is None else (held.event.tenant_id, key)

@@ -1,0 +1,59 @@
+"""Priorities by weights: 8, 4, 2 and 1 of 15, and nobody starves.
+
+Smooth weighted round-robin: each turn every lane that has something gains its weight,
+the richest is served and pays the sum. Over 15 turns each gets exactly its share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mcp_crew_redis.events.consumer.table import LANE_COUNT
+
+__all__ = ["WEIGHTS", "LaneWheel", "shares"]
+
+WEIGHTS: Final = (8, 4, 2, 1)
+
+
+class LaneWheel:
+    """Says which lane is served next."""
+
+    __slots__ = ("_credits",)
+
+    def __init__(self) -> None:
+        self._credits = [0] * LANE_COUNT
+
+    def next(self, has: Sequence[object]) -> int:
+        """Return the lane whose turn it is among those that have something; or -1.
+
+        Args:
+            has: By lane, true where there is something.
+        """
+        purses, best, total = self._credits, -1, 0
+        for lane in range(LANE_COUNT):
+            if has[lane]:
+                weight = WEIGHTS[lane]
+                total += weight
+                purses[lane] += weight
+                if best < 0 or purses[lane] > purses[best]:
+                    best = lane
+        if best >= 0:
+            purses[best] -= total
+        return best
+
+
+def shares(room: int, ready: Sequence[bool]) -> list[int]:
+    """Divide room among the lanes that are ready, by weight, each at least one.
+
+    Args:
+        room: How many there are to divide; the sum may be up to three more.
+        ready: By lane.
+    """
+    total = sum(w for w, is_ready in zip(WEIGHTS, ready, strict=True) if is_ready)
+    if total == 0 or room <= 0:
+        return [0] * LANE_COUNT
+    return [
+        max(1, room * weight // total) if is_ready else 0
+        for weight, is_ready in zip(WEIGHTS, ready, strict=True)
+    ]

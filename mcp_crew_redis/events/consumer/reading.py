@@ -1,0 +1,214 @@
+"""Fetches what there is room for, by priority, and takes in what comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from mcp_crew_redis._core.backoff import DecorrelatedJitter
+from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.events.consumer.counts import ConsumerCounts
+from mcp_crew_redis.events.consumer.groups import Groups, is_missing
+from mcp_crew_redis.events.consumer.hand import Hand
+from mcp_crew_redis.events.consumer.intake import Intake
+from mcp_crew_redis.events.consumer.lanes import shares
+from mcp_crew_redis.events.consumer.recovery import Recovery
+from mcp_crew_redis.events.consumer.settling import Settling
+from mcp_crew_redis.events.consumer.table import LANE_COUNT, StreamState, StreamTable
+from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.subscriptions import Subscription
+from mcp_crew_redis.log import get_logger
+from mcp_crew_redis.store.counting import may_have_happened
+
+__all__ = ["MAX_BYTES", "MAX_STREAMS", "Reader"]
+
+log = get_logger(__name__)
+
+MAX_STREAMS: Final = 64
+"""Streams of one lane that are read in one round trip."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Bytes that one stream is asked for at once, by the size of its last entries."""
+FIRST_COUNT: Final = 32
+"""Entries that a stream is asked for whose size is not known yet."""
+MAX_PAUSE: Final = 2.0
+
+Wanted = list[tuple[StreamState, int]]
+
+
+class Reader:
+    """Reads ready streams for as long as there is room; otherwise it rests.
+
+    Args:
+        hub: The parts.
+        subscription: Its group.
+        consumer: The name under which it reads.
+        table: The streams.
+        hand: The room.
+        settling: Acknowledgements travel along.
+        intake: Takes in what comes.
+        recovery: Sees to reads that were not answered, and to what was left behind.
+        counts: What has been done.
+        may_read: Whether this process reads a stream now.
+    """
+
+    def __init__(
+        self,
+        hub: EventHub,
+        subscription: Subscription,
+        consumer: str,
+        *,
+        table: StreamTable,
+        hand: Hand,
+        settling: Settling,
+        intake: Intake,
+        recovery: Recovery,
+        counts: ConsumerCounts,
+        may_read: Callable[[StreamState], bool],
+    ) -> None:
+        self._port, self._clock = hub.port, hub.clock
+        self._subscription = subscription
+        self._head = ("XREADGROUP", "GROUP", subscription.group, consumer, "COUNT")
+        self._table, self._hand = table, hand
+        self._settling, self._intake, self._recovery = settling, intake, recovery
+        self._groups = Groups(hub.port, subscription)
+        self._counts = counts
+        self._may_read = may_read
+        self._pauses = DecorrelatedJitter(hub.random, cap=MAX_PAUSE)
+        self._wake = asyncio.Event()
+        self._is_ending = False
+        self.wake = self._wake.set
+
+    def finish(self) -> None:
+        """Fetch nothing more."""
+        self._is_ending = True
+        self._wake.set()
+
+    def begin_anew(self) -> None:
+        """Have groups begin at the beginning from now on: streams come and go."""
+        self._groups.begin_anew()
+
+    async def run(self) -> None:
+        """Read until `finish`."""
+        while not self._is_ending:
+            self._wake.clear()
+            wanted = [] if self._settling.is_full else self._plan()
+            if not wanted:
+                self._hand.rest()
+                await self._wake.wait()
+                continue
+            try:
+                await self._read(wanted)
+            except UnavailableError:
+                self._counts.read_failures += 1
+                await self._clock.sleep(next(self._pauses))
+            except CrewRedisError as error:
+                log.warning("consumer.read_refused", error=type(error).__name__)
+                for state, _ in wanted:
+                    self._table.rung(state)
+                await self._clock.sleep(MAX_PAUSE)
+
+    def _plan(self) -> Wanted:
+        """Return which streams to read, and how much of each."""
+        table = self._table
+        if not table.is_ready:
+            return []
+        plain, critical = self._hand.room()
+        room = min(critical if plain <= 0 else plain, self._hand.chunk)
+        ready = [table.is_lane_ready(lane) for lane in range(LANE_COUNT)]
+        if plain <= 0:
+            ready[1:] = [False] * (LANE_COUNT - 1)
+        wanted: Wanted = []
+        for lane, share in enumerate(shares(room, ready)):
+            if share:
+                states = table.take(lane, min(share, MAX_STREAMS))
+                each = max(1, share // len(states))
+                wanted += [(state, _limited(state, each)) for state in states]
+        return [one for one in wanted if self._may_read(one[0])]
+
+    async def _read(self, wanted: Wanted) -> None:
+        """Read once, and take in what comes.
+
+        Raises:
+            UnavailableError: Redis did not answer; nothing is forgotten.
+            CrewRedisError: It refuses.
+        """
+        clean = [one for one in wanted if not await self._see_to(one[0])]
+        is_joint = not self._subscription.dedup
+        acks, commands = self._settling.take() if is_joint else ({}, [])
+        reads = [(*self._head, n, "STREAMS", state.key, ">") for state, n in clean]
+        if not (commands or reads):
+            return
+        self._counts.reads += 1
+        try:
+            replies = await self._port.send_many([*commands, *reads])
+        except UnavailableError as error:
+            self._settling.put_back(acks)
+            for state, _ in clean:
+                state.is_doubtful |= may_have_happened(error)
+                self._table.rung(state)
+            raise
+        except BaseException:
+            self._settling.put_back(acks)
+            raise
+        self._check_acks(acks, replies[: len(commands)])
+        self._pauses.reset()
+        await self._take(clean, replies[len(commands) :])
+
+    def _check_acks(self, acks: Any, replies: Sequence[object]) -> None:
+        if any(isinstance(reply, UnavailableError) for reply in replies):
+            self._settling.put_back(acks)
+
+    async def _take(self, wanted: Wanted, replies: Iterable[Any]) -> None:
+        missing: list[StreamState] = []
+        refused: CrewRedisError | None = None
+        for (state, count), reply in zip(wanted, replies, strict=True):
+            if isinstance(reply, CrewRedisError):
+                if is_missing(reply):
+                    missing.append(state)
+                else:
+                    refused = reply
+                    self._table.rung(state)
+                continue
+            state.is_new = False
+            entries = _entries(reply)
+            self._intake.take(state, entries)
+            if len(entries) >= count or state.is_rung:
+                self._table.rung(state)
+        await self._intake.settle()
+        if missing:
+            await self._make(missing)
+        if refused is not None:
+            raise refused
+
+    async def _make(self, states: list[StreamState]) -> None:
+        for state, is_there in zip(
+            states, await self._groups.make(states), strict=True
+        ):
+            state.last_id, state.is_new = b"", True
+            if is_there or state.is_rung:
+                self._table.rung(state)
+            else:
+                self._table.forget(state)
+
+    async def _see_to(self, state: StreamState) -> bool:
+        """Get what is pending already; True when the stream has to wait for that."""
+        if not (state.is_doubtful or state.is_taken_over):
+            return False
+        is_done = await self._recovery.catch_up(state)
+        self._table.rung(state)
+        return not is_done
+
+
+def _limited(state: StreamState, count: int) -> int:
+    if not state.average:
+        return min(count, FIRST_COUNT)
+    return max(1, min(count, int(MAX_BYTES / state.average)))
+
+
+def _entries(reply: Any) -> list[Any]:
+    """Return the entries of one stream; a map with RESP3, pairs with RESP2."""
+    if not reply:
+        return []
+    pairs = reply.items() if isinstance(reply, dict) else reply
+    return [entry for _, entries in pairs for entry in entries]

@@ -1,0 +1,275 @@
+"""What nobody works on any more, and what is due for its next attempt.
+
+a read that was not answered    its entries are pending under our name: claim them
+a consumer that has gone        sweep all streams until its entries are old enough
+a parked entry                  take it when its time has come
+an entry kept for its key       try it again here
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from mcp_crew_redis._core.backoff import DecorrelatedJitter
+from mcp_crew_redis._core.port import Call
+from mcp_crew_redis._wire.streams import stream_name
+from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.events.consumer.counts import ConsumerCounts
+from mcp_crew_redis.events.consumer.hand import Hand
+from mcp_crew_redis.events.consumer.intake import Intake
+from mcp_crew_redis.events.consumer.keeping import Kept
+from mcp_crew_redis.events.consumer.pacing import SweepPace
+from mcp_crew_redis.events.consumer.settling import Settling
+from mcp_crew_redis.events.consumer.table import StreamState, StreamTable
+from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.subscriptions import Subscription
+from mcp_crew_redis.log import get_logger
+
+__all__ = ["Recovery"]
+
+log = get_logger(__name__)
+
+CHUNK: Final = 64
+"""Entries of one stream, or streams of one sweep, in one round trip."""
+SLACK: Final = 0.005
+"""Seconds after a due time that the server is asked: clocks are not quite the same."""
+CROWDED: Final = 0.05
+"""Seconds until it looks again when there was no room."""
+
+
+class Recovery:
+    """Gets back what would otherwise stay pending for ever.
+
+    Args:
+        hub: The parts.
+        subscription: How old, how often.
+        consumer: Who takes over.
+        table: The streams.
+        hand: The room.
+        kept: What waits here for the order of its key.
+        intake: Takes in what is got back.
+        settling: The keys beside the streams.
+        counts: What has been done.
+        may_read: Whether this process reads a stream now.
+    """
+
+    def __init__(
+        self,
+        hub: EventHub,
+        subscription: Subscription,
+        consumer: str,
+        *,
+        table: StreamTable,
+        hand: Hand,
+        kept: Kept,
+        intake: Intake,
+        settling: Settling,
+        counts: ConsumerCounts,
+        may_read: Callable[[StreamState], bool],
+    ) -> None:
+        self._port, self._keys, self._clock = hub.port, hub.keys, hub.clock
+        self._monotonic = hub.clock.monotonic
+        self._subscription = subscription
+        self._group, self._consumer = subscription.group, consumer
+        self._table, self._hand = table, hand
+        self._kept, self._intake = kept, intake
+        self._settling, self._counts = settling, counts
+        self._may_read = may_read
+        self.pace = SweepPace(subscription.claim_after, self._monotonic, hub.random)
+        self._pauses = DecorrelatedJitter(hub.random, cap=2.0)
+        self._parked: list[tuple[float, str]] = []  # a heap: when, and whose
+        self._wake = asyncio.Event()
+        self.wake = self._wake.set
+
+    # --- what it is told --------------------------------------------------------------
+
+    def note_parked(self, tenant_id: str, after: float) -> None:
+        """Remember that an entry of a tenant is due in `after` seconds."""
+        heappush(self._parked, (self._monotonic() + after + SLACK, tenant_id))
+        self._wake.set()
+
+    def consumer_gone(self) -> None:
+        """Look for what another consumer has left behind."""
+        self.pace.hasten()
+        for tenant_id in {state.name.tenant_id for state in self._table}:
+            heappush(self._parked, (self._monotonic(), tenant_id))
+        self._wake.set()
+
+    # --- the loop ---------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Recover for as long as it is not cancelled."""
+        while True:
+            try:
+                await self._kept.retry()
+                await self._take_parked()
+                if self.pace.is_due:
+                    await self._sweep()
+                self._pauses.reset()
+                await self._rest()
+            except UnavailableError:
+                await self._clock.sleep(next(self._pauses))
+            except CrewRedisError as error:
+                log.warning("consumer.recovery_refused", error=type(error).__name__)
+                await self._clock.sleep(2.0)
+
+    async def _rest(self) -> None:
+        """Wait until something is due or somebody calls."""
+        due = min(self.pace.due, self._kept.due)
+        if self._parked:
+            due = min(due, self._parked[0][0])
+        if (wait := due - self._monotonic()) <= 0:
+            return
+        self._wake.clear()
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(wait, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    # --- parked -----------------------------------------------------------------------
+
+    async def _take_parked(self) -> None:
+        while self._parked and self._parked[0][0] <= self._monotonic():
+            tenant_id = self._parked[0][1]
+            room, _ = self._hand.room()
+            if room <= 0:
+                heappop(self._parked)
+                heappush(self._parked, (self._monotonic() + CROWDED, tenant_id))
+                return
+            parked = self._settling.books(tenant_id).parked
+            members, wait_ms = await self._port.run(
+                "event_parked", (parked,), (min(room, CHUNK),), is_repeatable=True
+            )
+            await self._take(tenant_id, members)
+            # Whoever else is due by now was noted for the same tenant.
+            self._drop_due(tenant_id)
+            if members:
+                heappush(self._parked, (self._monotonic(), tenant_id))
+            elif int(wait_ms) >= 0:
+                self.note_parked(tenant_id, int(wait_ms) / 1_000)
+
+    def _drop_due(self, tenant_id: str) -> None:
+        now = self._monotonic()
+        while self._parked and self._parked[0][0] <= now:
+            if self._parked[0][1] != tenant_id:
+                return
+            heappop(self._parked)
+
+    async def _take(self, tenant_id: str, members: Sequence[bytes]) -> None:
+        by_stream: dict[bytes, list[bytes]] = {}
+        for member in members:
+            key, _, entry_id = member.rpartition(b"|")
+            by_stream.setdefault(key, []).append(entry_id)
+        books = self._settling.books(tenant_id)
+        for key, ids in by_stream.items():
+            state = self._known(tenant_id, key)
+            if state is None:
+                gone = [key + b"|" + entry_id for entry_id in ids]
+                await self._port.send("ZREM", books.parked, *gone, is_repeatable=True)
+                continue
+            with self._looking_again():
+                entries, lost = await self._port.run(
+                    "event_take",
+                    (key, books.parked, books.tally),
+                    (self._group, self._consumer, b" ".join(ids)),
+                )
+            self._counts.lost += int(lost)
+            await self._admit(state, entries)
+
+    def _known(self, tenant_id: str, key: bytes) -> StreamState | None:
+        """Return a stream of this subscription; None for what is not."""
+        name = stream_name(self._keys, key)
+        if name is None or name.tenant_id != tenant_id:
+            return None
+        if not self._subscription.wants(tenant_id, name.event_type):
+            return None
+        return self._table.add(key, name)
+
+    # --- left behind ------------------------------------------------------------------
+
+    async def catch_up(self, state: StreamState) -> bool:
+        """Take what is pending before a stream is read on; False while there is more.
+
+        Raises:
+            UnavailableError: Redis did not answer.
+        """
+        if state.is_doubtful:
+            start = b"(" + state.last_id if state.last_id else b"-"
+            call = self._claim(state, start, owner=self._consumer, idle_ms=0, bump=0)
+        else:
+            call = self._claim(state, b"-", owner="", idle_ms=0, bump=1)
+        reply = await self._port.run(*call)
+        following = await self._claimed(state, reply)
+        if following:
+            return False
+        state.is_doubtful = state.is_taken_over = False
+        return True
+
+    async def _sweep(self) -> None:
+        """Look through all streams for entries that have been let lie."""
+        states = [(state, b"-") for state in self._table if self._may_read(state)]
+        idle_ms = round(self._subscription.claim_after * 1_000)
+        while states:
+            room, _ = self._hand.room()
+            if room <= 0:
+                await self._clock.sleep(CROWDED)
+                continue
+            now, states = states[:CHUNK], states[CHUNK:]
+            count = max(1, min(room // len(now), CHUNK))
+            calls = [
+                self._claim(state, start, idle_ms=idle_ms, count=count)
+                for state, start in now
+            ]
+            with self._looking_again():
+                replies = await self._port.run_many(calls)
+            for (state, _), reply in zip(now, replies, strict=True):
+                if isinstance(reply, CrewRedisError):
+                    continue  # the next sweep will see
+                if following := await self._claimed(state, reply):
+                    states.append((state, following))
+        self.pace.swept()
+
+    @contextmanager
+    def _looking_again(self) -> Iterator[None]:
+        """Have what a lost answer left under our name found once it is old enough."""
+        try:
+            yield
+        except BaseException:
+            self.pace.hasten()
+            raise
+
+    def _claim(
+        self,
+        state: StreamState,
+        start: bytes,
+        *,
+        owner: str = "",
+        idle_ms: int,
+        count: int = CHUNK,
+        bump: int = 1,
+    ) -> Call:
+        books = self._settling.books(state.name.tenant_id)
+        most = self._subscription.max_deliveries
+        args = (self._group, self._consumer, owner, idle_ms, start, count, most, bump)
+        return "event_claim", (state.key, *books), args
+
+    async def _claimed(self, state: StreamState, reply: Sequence[Any]) -> bytes:
+        """Take in what was claimed; return where to go on, empty at the end."""
+        following, entries, dead, lost = reply
+        self._counts.dead += int(dead)
+        self._counts.lost += int(lost)
+        if dead:
+            log.warning("consumer.events_poisonous", group=self._group, count=int(dead))
+        await self._admit(state, entries)
+        return bytes(following)
+
+    async def _admit(self, state: StreamState, entries: Sequence[Any]) -> None:
+        if entries:
+            self._intake.take(state, entries, is_again=True)
+            await self._intake.settle()

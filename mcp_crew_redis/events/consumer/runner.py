@@ -1,0 +1,245 @@
+"""One subscription at work in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import asdict
+from secrets import token_hex
+from typing import Final
+
+from anyio import CancelScope, move_on_after
+
+from mcp_crew_redis._wire.streams import StreamName
+from mcp_crew_redis.errors import CrewRedisError
+from mcp_crew_redis.events.consumer.counts import ConsumerCounts, ConsumerStatistics
+from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.holding import Holding
+from mcp_crew_redis.events.consumer.intake import Intake
+from mcp_crew_redis.events.consumer.keeping import Kept
+from mcp_crew_redis.events.consumer.presence import Presence
+from mcp_crew_redis.events.consumer.reading import Reader
+from mcp_crew_redis.events.consumer.recovery import Recovery
+from mcp_crew_redis.events.consumer.settling import Settling
+from mcp_crew_redis.events.consumer.table import StreamState, StreamTable
+from mcp_crew_redis.events.consumer.verdicts import Verdicts
+from mcp_crew_redis.events.consumer.working import Workers
+from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.subscriptions import Subscription
+from mcp_crew_redis.log import get_logger
+
+__all__ = ["Runner"]
+
+log = get_logger(__name__)
+
+LAST_WORDS: Final = 2.0
+"""Seconds for telling Redis what is not handled, when the end has come."""
+CHECK: Final = 0.25
+"""Seconds between looks for calls that take too long, at most."""
+
+
+class Runner:
+    """Reads, handles and recovers the events of one subscription.
+
+    Args:
+        hub: The parts.
+        subscription: Which events, and who handles them.
+
+    Attributes:
+        subscription: What it was made with.
+        consumer: The name under which it reads; never used twice.
+    """
+
+    def __init__(self, hub: EventHub, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.consumer = f"{_host()}-{os.getpid()}-{token_hex(4)}"
+        self._clock = hub.clock
+        self._counts = counts = ConsumerCounts()
+        self._table = table = StreamTable()
+        self._hand = hand = Hand(subscription, hub.clock.monotonic, self._has_room)
+        whose = (hub, subscription, self.consumer)
+        self._holding = Holding(*whose, table, counts)
+        self._settling = settling = Settling(*whose, hand, counts, self._parked)
+        verdicts = Verdicts(hub, subscription, settling, counts, self._keep)
+        self._workers = workers = Workers(
+            subscription, hand, verdicts, counts, hub.clock.monotonic
+        )
+        self._intake = intake = Intake(
+            hub,
+            subscription,
+            hand=hand,
+            workers=workers,
+            settling=settling,
+            counts=counts,
+        )
+        self._kept = Kept(*whose, hand, workers, counts)
+        self._recovery = recovery = Recovery(
+            *whose,
+            table=table,
+            hand=hand,
+            kept=self._kept,
+            intake=intake,
+            settling=settling,
+            counts=counts,
+            may_read=self._may_read,
+        )
+        self._reader = Reader(
+            *whose,
+            table=table,
+            hand=hand,
+            settling=settling,
+            intake=intake,
+            recovery=recovery,
+            counts=counts,
+            may_read=self._may_read,
+        )
+        self._presence = Presence(
+            *whose,
+            on_gone=recovery.consumer_gone,
+            on_gained=self._gained,
+            is_busy=self._is_busy,
+        )
+
+    def _has_room(self) -> None:
+        self._reader.wake()
+
+    def _parked(self, tenant_id: str, after: float) -> None:
+        self._recovery.note_parked(tenant_id, after)
+
+    def _keep(self, held: Held, after: float) -> None:
+        self._kept.keep(held, after)
+        self._recovery.wake()
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.subscription!r} {self._hand.count} held>"
+
+    # --- streams ----------------------------------------------------------------------
+
+    def stream(self, key: bytes, name: StreamName) -> StreamState:
+        """Return the stream of that key, known from now on."""
+        known = self._table.get(key)
+        if known is not None:
+            return known
+        state = self._table.add(key, name)
+        # Whoever has read this partition before may have left something.
+        state.is_taken_over = self._presence.is_divided and name.partition is not None
+        return state
+
+    def ring(self, state: StreamState) -> None:
+        """Take note that a stream may have grown."""
+        if self._table.get(state.key) is not state:  # it was forgotten meanwhile
+            state = self.stream(state.key, state.name)
+        self._table.rung(state)
+        self._reader.wake()
+
+    def ring_all(self) -> None:
+        """Look into every stream: of what happened meanwhile nothing was told."""
+        for state in self._table:
+            self._table.rung(state)
+        self._reader.wake()
+
+    def begin_anew(self) -> None:
+        """Have groups begin at the beginning from now on."""
+        self._reader.begin_anew()
+
+    def _may_read(self, state: StreamState) -> bool:
+        return self._presence.may_read(state.name.partition)
+
+    def _gained(self, numbers: frozenset[int]) -> None:
+        """Read partitions from now on, after what their last reader has left."""
+        for state in self._table:
+            if state.name.partition in numbers:
+                state.is_taken_over = True
+                self._table.rung(state)
+        self._reader.wake()
+
+    def _is_busy(self, partition: int) -> bool:
+        """Whether anything of a partition is in this process."""
+        return any(
+            state.held for state in self._table if state.name.partition == partition
+        )
+
+    # --- life -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `finish`; then hand on what is left.
+
+        Cancelled, it tells Redis what it held, for two seconds at most.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._workers.start(group)
+                background = [
+                    group.create_task(work)
+                    for work in (
+                        self._settling.run(),
+                        self._recovery.run(),
+                        self._presence.run(),
+                        self._holding.run(),
+                        self._check(),
+                    )
+                ]
+                await self._reader.run()
+                await self._wind_up()
+                for task in background:
+                    task.cancel()
+        finally:
+            self._settling.aclose()
+            with CancelScope(shield=True), move_on_after(LAST_WORDS):
+                await self._leave()
+
+    def finish(self) -> None:
+        """Fetch nothing more, and end when what has begun is done."""
+        self._reader.finish()
+
+    async def _wind_up(self) -> None:
+        """Wait for the calls under way; give back what none has begun with."""
+        unstarted = [*self._hand.unstarted(), *self._kept.clear()]
+        if await self._holding.give_back(unstarted):
+            for held in unstarted:
+                self._hand.finished(held)
+        self._workers.finish()
+        while self._workers.busy:
+            await self._clock.sleep(0.005)
+        while not await self._settling.flush():
+            await self._clock.sleep(0.05)
+
+    async def _leave(self) -> None:
+        """Tell that this consumer is no more."""
+        try:
+            await self._settling.flush()
+            await self._holding.let_go()
+            await self._presence.leave()
+            await self._holding.leave()
+        except CrewRedisError as error:
+            log.info("consumer.leave_failed", cause=type(error).__name__)
+
+    async def _check(self) -> None:
+        timeout = self.subscription.timeout
+        if timeout is None:
+            return
+        while True:
+            await self._clock.sleep(min(CHECK, timeout / 4))
+            self._workers.check()
+
+    def statistics(self) -> ConsumerStatistics:
+        """Return the figures of this moment."""
+        return ConsumerStatistics(
+            group=self.subscription.group,
+            pattern=self.subscription.pattern.text,
+            consumer=self.consumer,
+            streams=len(self._table),
+            held=self._hand.count,
+            unacknowledged=self._settling.unsent,
+            partitions=self._presence.partitions,
+            **asdict(self._counts),
+        )
+
+
+def _host() -> str:
+    """Return this machine's name, in characters that a consumer's name may have."""
+    name = socket.gethostname()[:64]
+    return "".join(
+        c if c.isascii() and (c.isalnum() or c in "._") else "_" for c in name
+    )

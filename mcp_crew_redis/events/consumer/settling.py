@@ -1,0 +1,257 @@
+"""How entries leave this process: acknowledged, parked for another attempt, buried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from mcp_crew_redis._core.backoff import DecorrelatedJitter
+from mcp_crew_redis._core.port import Call
+from mcp_crew_redis._wire.streams import (
+    dead_key,
+    parked_key,
+    seen_key,
+    tally_key,
+)
+from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.events.consumer.counts import ConsumerCounts
+from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.table import StreamState
+from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.subscriptions import Subscription
+from mcp_crew_redis.log import get_logger
+
+__all__ = ["ACK_COUNT", "ACK_DELAY", "Acks", "Books", "Settling"]
+
+log = get_logger(__name__)
+
+ACK_COUNT: Final = 64
+ACK_DELAY: Final = 0.005
+"""Seconds that an acknowledgement waits for others."""
+MAX_UNSENT: Final = 4_096
+"""Acknowledgements that wait for Redis; beyond, nothing more is fetched."""
+SEEN_MS: Final = 86_400_000
+"""How long the events handled by a group that wants no duplicates are remembered."""
+CHUNK: Final = 500
+
+Acks = dict[StreamState, list[Held]]
+
+
+class Books(NamedTuple):
+    """The keys beside the streams of one tenant, for one group."""
+
+    dead: bytes
+    parked: bytes
+    tally: bytes
+
+
+class Settling:
+    """Sends what handlers have decided, in batches, until Redis has taken it.
+
+    Args:
+        hub: The parts.
+        subscription: Whose entries they are.
+        consumer: The name under which they are pending.
+        hand: What is in this process.
+        counts: What has been done.
+        on_parked: Called with a tenant and the seconds until an entry of it is due.
+    """
+
+    def __init__(
+        self,
+        hub: EventHub,
+        subscription: Subscription,
+        consumer: str,
+        hand: Hand,
+        counts: ConsumerCounts,
+        on_parked: Callable[[str, float], None],
+    ) -> None:
+        self._port, self._keys, self._clock = hub.port, hub.keys, hub.clock
+        self._random = hub.random
+        self._subscription = subscription
+        self._group, self._consumer = subscription.group, consumer
+        self._hand = hand
+        self._counts = counts
+        self._on_parked = on_parked
+        self._books: dict[str, Books] = {}
+        self._acks: Acks = {}
+        self._size = 0
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- acknowledgements -------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        """Acknowledgements that wait."""
+        return self._size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many wait that nothing more should be fetched."""
+        return self._size >= MAX_UNSENT
+
+    def done(self, held: Held) -> None:
+        """Acknowledge an entry, soon."""
+        self._hand.finished(held)
+        waiting = self._acks.get(held.stream)
+        if waiting is None:
+            self._acks[held.stream] = [held]
+        else:
+            waiting.append(held)
+        self._size += 1
+        if self._size >= ACK_COUNT:
+            self._due.set()
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(ACK_DELAY, self._due.set)
+
+    def take(self) -> tuple[Acks, list[tuple[Any, ...]]]:
+        """Return what waits, and the commands that acknowledge it."""
+        acks, self._acks = self._acks, {}
+        self._size = 0
+        self._due.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return acks, [
+            ("XACK", state.key, self._group, *(held.entry_id for held in part))
+            for state, all_held in acks.items()
+            for part in _parts(all_held)
+        ]
+
+    def put_back(self, acks: Acks) -> None:
+        """Keep what could not be sent; sending it twice is harmless."""
+        for state, entries in acks.items():
+            self._acks.setdefault(state, []).extend(entries)
+            self._size += len(entries)
+
+    async def run(self) -> None:
+        """Send acknowledgements for as long as it is not cancelled."""
+        while True:
+            await self._due.wait()
+            if not await self.flush():
+                await self._clock.sleep(self._random.uniform(0.05, 0.5))
+
+    async def flush(self) -> bool:
+        """Send what waits; False when Redis did not take all of it.
+
+        Cancelled, what is under way may have been sent, and is not sent again.
+        """
+        acks, commands = self.take()
+        if not acks:
+            return True
+        try:
+            if self._subscription.dedup:
+                await self._port.run_many(self._done_calls(acks))
+            else:
+                await self._port.send_many(commands)
+        except CrewRedisError:
+            self.put_back(acks)
+            self._due.set()
+            return False
+        return True
+
+    def _done_calls(self, acks: Acks) -> list[Call]:
+        calls: list[Call] = []
+        for state, all_held in acks.items():
+            keys = self._keys.tenant(state.name.tenant_id)
+            for part in _parts(all_held):
+                seen = [seen_key(keys, self._group, held.event.id) for held in part]
+                ids = [held.entry_id for held in part]
+                calls.append(
+                    ("event_done", (state.key, *seen), (self._group, SEEN_MS, *ids))
+                )
+        return calls
+
+    # --- failures ---------------------------------------------------------------------
+
+    def books(self, tenant_id: str) -> Books:
+        """Return the keys beside a tenant's streams."""
+        books = self._books.get(tenant_id)
+        if books is None:
+            keys, group = self._keys.tenant(tenant_id), self._group
+            # Of one subscription: another of the group would not know the streams.
+            parked = parked_key(keys, f"{group}:{self._subscription.pattern.text}")
+            books = self._books[tenant_id] = Books(
+                dead_key(keys, group), parked, tally_key(keys, group)
+            )
+        return books
+
+    async def park(self, held: Held, after: float) -> None:
+        """Have an entry delivered again after `after` seconds, by whoever is there."""
+        stream, tenant_id = held.stream, held.stream.name.tenant_id
+        is_ours = await self._insist(
+            "event_park",
+            (stream.key, self.books(tenant_id).parked),
+            (self._group, self._consumer, held.entry_id, round(after * 1_000)),
+        )
+        if is_ours == 0:
+            self._counts.taken_away += 1
+        self._hand.finished(held)
+        self._on_parked(tenant_id, after)
+
+    async def bury(self, held: Held, reason: str) -> None:
+        """Make a dead letter of an entry."""
+        stream = held.stream
+        books = self.books(stream.name.tenant_id)
+        outcome = await self._insist(
+            "event_bury",
+            (stream.key, *books),
+            (self._group, self._consumer, held.entry_id, held.count, reason),
+        )
+        if outcome == 1:
+            self._counts.dead += 1
+            log.warning(
+                "consumer.event_buried",
+                group=self._group,
+                event_type=stream.name.event_type,
+                deliveries=held.count,
+            )
+        elif outcome == -1:
+            self._counts.lost += 1
+        else:
+            self._counts.taken_away += 1
+        self._hand.finished(held)
+
+    async def _insist(
+        self, script: str, keys: Sequence[bytes], args: Sequence[bytes | str | int]
+    ) -> int:
+        """Run a script until Redis has answered; the entry stays ours meanwhile."""
+        pauses = DecorrelatedJitter(self._random, cap=2.0)
+        while True:
+            try:
+                return int(await self._port.run(script, keys, args, is_repeatable=True))
+            except UnavailableError:
+                await self._clock.sleep(next(pauses))
+            except CrewRedisError as error:
+                # It stays pending: another attempt finds it when its time is up.
+                log.warning(
+                    "consumer.settling_failed",
+                    script=script,
+                    error=type(error).__name__,
+                )
+                return 0
+
+    # --- counts -----------------------------------------------------------------------
+
+    async def tally(self, tenant_id: str, field: str, count: int) -> None:
+        """Add to a count of the group that is kept in Redis; best effort."""
+        key = self.books(tenant_id).tally
+        try:
+            await self._port.send_many(
+                [("HINCRBY", key, field, count), ("PEXPIRE", key, 2_592_000_000)]
+            )
+        except CrewRedisError as error:
+            log.debug("consumer.tally_failed", cause=type(error).__name__)
+
+    def aclose(self) -> None:
+        """End the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _parts(entries: list[Held]) -> list[list[Held]]:
+    return [entries[at : at + CHUNK] for at in range(0, len(entries), CHUNK)]

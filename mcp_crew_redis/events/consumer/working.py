@@ -1,0 +1,229 @@
+"""The calls of one subscription: tasks that take entries in turn and run the handler.
+
+A task lives as long as the consumer and takes the next entry when its handler returns:
+an event costs no task of its own, and a handler that never waits costs no switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from math import inf
+from typing import Any, Final
+
+from mcp_crew_redis.events.consumer.counts import ConsumerCounts
+from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.verdicts import Verdicts
+from mcp_crew_redis.events.making import CURRENT
+from mcp_crew_redis.events.outcomes import Reject, Retry
+from mcp_crew_redis.events.subscriptions import Subscription
+from mcp_crew_redis.log import get_logger
+
+__all__ = ["Workers"]
+
+log = get_logger(__name__)
+
+NOTHING: Final[Mapping[str, Retry | Reject]] = {}
+
+
+class Worker:
+    """One call at a time.
+
+    Attributes:
+        task: Where it runs.
+        overdue_at: When the present call has taken too long, in monotonic seconds.
+        is_overdue: It was cancelled for that.
+    """
+
+    __slots__ = ("is_overdue", "overdue_at", "task", "woken")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.overdue_at = inf
+        self.is_overdue = False
+        self.woken: asyncio.Future[None] | None = None
+
+
+class Workers:
+    """All calls of one subscription.
+
+    Args:
+        subscription: The handler, and how many calls at a time.
+        hand: Where entries come from.
+        verdicts: What the outcomes mean.
+        counts: What has been done.
+        monotonic: Local seconds.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        hand: Hand,
+        verdicts: Verdicts,
+        counts: ConsumerCounts,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._handler: Callable[[Any], Awaitable[Any]] = subscription.handler
+        self._subscription = subscription
+        self._hand = hand
+        self._verdicts = verdicts
+        self._counts = counts
+        self._monotonic = monotonic
+        self._timeout = inf if subscription.timeout is None else subscription.timeout
+        self._group: asyncio.TaskGroup | None = None
+        self._workers: list[Worker] = []
+        self._idle: list[Worker] = []
+        self._plain = 0  # calls taken up by what is not critical
+        self._is_stirring = self._is_ending = False
+
+    @property
+    def busy(self) -> int:
+        """Calls under way."""
+        return len(self._workers) - len(self._idle)
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Work from now on, in tasks of that group."""
+        self._group = group
+
+    def stir(self) -> None:
+        """Have somebody look: there is something to do, or all is to end."""
+        if self._is_stirring:
+            return  # whoever was woken wakes the next
+        if self._idle:
+            woken = self._idle.pop().woken
+            if woken is not None and not woken.done():
+                self._is_stirring = True
+                woken.set_result(None)
+        elif self._group is not None and (
+            len(self._workers) < self._subscription.concurrency
+        ):
+            self._is_stirring = True
+            worker = Worker()
+            self._workers.append(worker)
+            worker.task = self._group.create_task(self._work(worker))
+
+    def finish(self) -> None:
+        """Have every call end as soon as it has nothing to do."""
+        self._is_ending = True
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            if worker.woken is not None and not worker.woken.done():
+                worker.woken.set_result(None)
+
+    def check(self) -> None:
+        """Cancel calls that have taken too long."""
+        now = self._monotonic()
+        for worker in self._workers:
+            if worker.overdue_at <= now and worker.task is not None:
+                worker.overdue_at = inf
+                worker.is_overdue = True
+                worker.task.cancel()
+
+    # --- one call ---------------------------------------------------------------------
+
+    async def _work(self, worker: Worker) -> None:
+        """Take entries and handle them; rest while there are none."""
+        hand = self._hand
+        size = self._subscription.batch_size
+        handle = self._handle_batch if size else self._handle
+        self._is_stirring = False
+        try:
+            while True:
+                held = hand.next(is_plain=self._plain < hand.plain_calls)
+                if held is None:
+                    if self._is_ending:
+                        return
+                    await self._rest(worker)
+                    continue
+                is_plain = held.stream.name.lane > 0
+                self._plain += is_plain
+                if not self._is_stirring and hand:
+                    self.stir()
+                try:
+                    await handle(worker, held)
+                finally:
+                    self._plain -= is_plain
+                    worker.overdue_at = inf
+        finally:
+            self._workers.remove(worker)
+
+    async def _rest(self, worker: Worker) -> None:
+        worker.woken = asyncio.get_running_loop().create_future()
+        self._idle.append(worker)
+        try:
+            await worker.woken
+        finally:
+            worker.woken = None
+            self._is_stirring = False
+
+    async def _handle(self, worker: Worker, held: Held) -> None:
+        CURRENT.set(held.event.envelope)
+        worker.overdue_at = self._monotonic() + self._timeout
+        try:
+            await self._handler(held.event)
+        except BaseException as error:  # noqa: BLE001 - told apart in `_failure`
+            failure = self._failure(worker, error)
+            await self._verdicts.failed(held, failure)
+        else:
+            if worker.is_overdue:
+                self._late(worker)  # it has done its work all the same
+            self._counts.handled += 1
+            self._verdicts.done(held)
+
+    async def _handle_batch(self, worker: Worker, first: Held) -> None:
+        batch = self._hand.more(first, self._subscription.batch_size)
+        CURRENT.set(first.event.envelope if len(batch) == 1 else None)
+        worker.overdue_at = self._monotonic() + self._timeout
+        try:
+            outcome = await self._handler([held.event for held in batch])
+        except BaseException as error:  # noqa: BLE001 - told apart in `_failure`
+            failure = self._failure(worker, error)
+            for held in batch:
+                await self._verdicts.failed(held, failure)
+            return
+        if worker.is_overdue:
+            self._late(worker)
+        await self._settle_batch(batch, outcome)
+
+    async def _settle_batch(self, batch: list[Held], outcome: object) -> None:
+        verdicts = self._verdicts
+        if not outcome or not isinstance(outcome, Mapping):
+            for held in batch:
+                verdicts.done(held)
+            self._counts.handled += len(batch)
+            return
+        for held in batch:
+            verdict = outcome.get(held.event.id)
+            if verdict is None:
+                self._counts.handled += 1
+                verdicts.done(held)
+            else:
+                await verdicts.failed(held, _as_failure(verdict))
+
+    def _failure(self, worker: Worker, error: BaseException) -> Exception:
+        """Return what has gone wrong; raise what is not the handler's."""
+        if isinstance(error, Exception):
+            if worker.is_overdue:
+                self._late(worker)
+            return error
+        if not isinstance(error, asyncio.CancelledError):
+            raise error
+        if worker.is_overdue:
+            self._late(worker)
+            self._counts.timeouts += 1
+            return TimeoutError(f"the handler took over {self._timeout} s")
+        if worker.task is not None and worker.task.cancelling():
+            raise error  # the consumer ends
+        return RuntimeError("the handler was cancelled from within")
+
+    def _late(self, worker: Worker) -> None:
+        """Take back the cancellation that was for the handler alone."""
+        worker.is_overdue = False
+        if worker.task is not None:
+            worker.task.uncancel()
+
+
+def _as_failure(verdict: object) -> Exception:
+    if isinstance(verdict, Exception):
+        return verdict
+    return TypeError("a batch handler returns Retry or Reject by event id")
