@@ -30,9 +30,7 @@ __all__ = ["KIND", "TransactionRelay", "Transactor"]
 
 KIND: Final = "transaction"
 """Of the journal's entries."""
-NEWER, APPLIED, REPEATED, UNEQUAL, OVERFLOW, PURGED, FORGOTTEN, OTHER, CROWDED = range(
-    9
-)
+STANDS, APPLIED, REPEATED, CROWDED, UNEQUAL, OVERFLOW, FORGOTTEN, OTHER = range(8)
 """The outcomes of transact.lua."""
 _CROWDED_PAUSE: Final = 1.0
 _MAX_INSISTED: Final = 10_000
@@ -108,7 +106,7 @@ class Transactor:
             outcome = int(reply[0])
             if outcome in (APPLIED, REPEATED):
                 return _text(reply[1]).split(" ")
-            if outcome != NEWER:
+            if outcome != STANDS:
                 raise _refusal(outcome)
             stands = int(reply[1])
             if stands >= MAX_STAMP - 4**MAX_TRIES:
@@ -191,7 +189,7 @@ class TransactionRelay:
             self.remember(self._batch(posting), self._window_time())
         if outcome in (APPLIED, REPEATED):
             return ""
-        if outcome == NEWER:
+        if outcome == STANDS:
             return ""  # its tenant has gone: so has what it would have written
         if outcome == FORGOTTEN:
             self._complain(posting)
