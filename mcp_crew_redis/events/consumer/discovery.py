@@ -151,6 +151,8 @@ class Discovery(BellListener):
         self._ring_all()
         if self._is_first:
             self._is_first = False
+            for runner in self._runners:
+                runner.surveyed()
             log.info("consumer.streams_surveyed", tenants=count)
 
     def _survey_type(self, tenant_id: str, event_type: str) -> None:

@@ -47,6 +47,12 @@ class SweepPace:
         self._until = now + self._claim_after * BEATS + 2 * self._step
         self.due = min(self.due, now)
 
+    def postpone(self) -> None:
+        """Give all consumers time for a sign of life: Redis was away for everybody."""
+        now = self._monotonic()
+        self.due = max(self.due, now + self._claim_after / 2)
+        self._until = max(self._until, self.due + 2 * self._step)
+
     def swept(self) -> None:
         """Take note of a complete sweep."""
         now = self._monotonic()

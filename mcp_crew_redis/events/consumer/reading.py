@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
-from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.errors import CrewRedisError, DataError, UnavailableError
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
 from mcp_crew_redis.events.consumer.groups import Groups, is_missing
 from mcp_crew_redis.events.consumer.hand import Hand
@@ -101,6 +101,7 @@ class Reader:
                 await self._read(wanted)
             except UnavailableError:
                 self._counts.read_failures += 1
+                self._recovery.pace.postpone()
                 await self._clock.sleep(next(self._pauses))
             except CrewRedisError as error:
                 log.warning("consumer.read_refused", error=type(error).__name__)
@@ -166,6 +167,8 @@ class Reader:
             if isinstance(reply, CrewRedisError):
                 if is_missing(reply):
                     missing.append(state)
+                elif isinstance(reply, DataError):
+                    self._not_a_stream(state)
                 else:
                     refused = reply
                     self._table.rung(state)
@@ -190,6 +193,17 @@ class Reader:
                 self._table.rung(state)
             else:
                 self._table.forget(state)
+
+    def _not_a_stream(self, state: StreamState) -> None:
+        """Leave a key alone that holds something else, until it changes."""
+        self._counts.read_failures += 1
+        log.warning(
+            "consumer.stream_unreadable",
+            group=self._subscription.group,
+            event_type=state.name.event_type,
+        )
+        if state.is_rung:
+            self._table.rung(state)
 
     async def _see_to(self, state: StreamState) -> bool:
         """Get what is pending already; True when the stream has to wait for that."""

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
+from math import inf
 from typing import Any, Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
@@ -81,7 +82,9 @@ class Recovery:
         self._may_read = may_read
         self.pace = SweepPace(subscription.claim_after, self._monotonic, hub.random)
         self._pauses = DecorrelatedJitter(hub.random, cap=2.0)
-        self._parked: list[tuple[float, str]] = []  # a heap: when, and whose
+        # When something is due, by tenant; and a heap of that, with what is no more.
+        self._due: dict[str, float] = {}
+        self._parked: list[tuple[float, str]] = []
         self._wake = asyncio.Event()
         self.wake = self._wake.set
 
@@ -89,14 +92,21 @@ class Recovery:
 
     def note_parked(self, tenant_id: str, after: float) -> None:
         """Remember that an entry of a tenant is due in `after` seconds."""
-        heappush(self._parked, (self._monotonic() + after + SLACK, tenant_id))
-        self._wake.set()
+        due = self._monotonic() + after + SLACK
+        if due < self._due.get(tenant_id, inf):
+            self._due[tenant_id] = due
+            heappush(self._parked, (due, tenant_id))
+            self._wake.set()
 
     def consumer_gone(self) -> None:
         """Look for what another consumer has left behind."""
         self.pace.hasten()
+        self.look_for_parked()
+
+    def look_for_parked(self) -> None:
+        """Ask for every tenant what waits for its next attempt."""
         for tenant_id in {state.name.tenant_id for state in self._table}:
-            heappush(self._parked, (self._monotonic(), tenant_id))
+            self.note_parked(tenant_id, 0.0)
         self._wake.set()
 
     # --- the loop ---------------------------------------------------------------------
@@ -112,6 +122,7 @@ class Recovery:
                 self._pauses.reset()
                 await self._rest()
             except UnavailableError:
+                self.pace.postpone()
                 await self._clock.sleep(next(self._pauses))
             except CrewRedisError as error:
                 log.warning("consumer.recovery_refused", error=type(error).__name__)
@@ -136,30 +147,31 @@ class Recovery:
 
     async def _take_parked(self) -> None:
         while self._parked and self._parked[0][0] <= self._monotonic():
-            tenant_id = self._parked[0][1]
-            room, _ = self._hand.room()
-            if room <= 0:
-                heappop(self._parked)
-                heappush(self._parked, (self._monotonic() + CROWDED, tenant_id))
-                return
-            parked = self._settling.books(tenant_id).parked
-            members, wait_ms = await self._port.run(
-                "event_parked", (parked,), (min(room, CHUNK),), is_repeatable=True
-            )
-            await self._take(tenant_id, members)
-            # Whoever else is due by now was noted for the same tenant.
-            self._drop_due(tenant_id)
-            if members:
-                heappush(self._parked, (self._monotonic(), tenant_id))
-            elif int(wait_ms) >= 0:
-                self.note_parked(tenant_id, int(wait_ms) / 1_000)
+            due, tenant_id = heappop(self._parked)
+            if self._due.get(tenant_id) != due:
+                continue
+            del self._due[tenant_id]
+            try:
+                wait = await self._take_due(tenant_id)
+            except BaseException:
+                self.note_parked(tenant_id, CROWDED)
+                raise
+            if wait is not None:
+                self.note_parked(tenant_id, wait)
 
-    def _drop_due(self, tenant_id: str) -> None:
-        now = self._monotonic()
-        while self._parked and self._parked[0][0] <= now:
-            if self._parked[0][1] != tenant_id:
-                return
-            heappop(self._parked)
+    async def _take_due(self, tenant_id: str) -> float | None:
+        """Take what is due of a tenant; return the seconds until something else is."""
+        room, _ = self._hand.room()
+        if room <= 0:
+            return CROWDED
+        parked = self._settling.books(tenant_id).parked
+        members, wait_ms = await self._port.run(
+            "event_parked", (parked,), (min(room, CHUNK),), is_repeatable=True
+        )
+        await self._take(tenant_id, members)
+        if members:
+            return 0.0
+        return None if int(wait_ms) < 0 else int(wait_ms) / 1_000
 
     async def _take(self, tenant_id: str, members: Sequence[bytes]) -> None:
         by_stream: dict[bytes, list[bytes]] = {}

@@ -35,6 +35,7 @@ log = get_logger(__name__)
 
 LAST_WORDS: Final = 2.0
 """Seconds for telling Redis what is not handled, when the end has come."""
+FLUSHES: Final = 10
 CHECK: Final = 0.25
 """Seconds between looks for calls that take too long, at most."""
 
@@ -139,9 +140,14 @@ class Runner:
             self._table.rung(state)
         self._reader.wake()
 
-    def begin_anew(self) -> None:
-        """Have groups begin at the beginning from now on."""
+    def surveyed(self) -> None:
+        """Take note that all streams there are have been rung.
+
+        From now on groups begin at the beginning of what comes, and what waits for
+        its next attempt is looked for.
+        """
         self._reader.begin_anew()
+        self._recovery.look_for_parked()
 
     def _may_read(self, state: StreamState) -> bool:
         return self._presence.may_read(state.name.partition)
@@ -192,6 +198,7 @@ class Runner:
     def finish(self) -> None:
         """Fetch nothing more, and end when what has begun is done."""
         self._reader.finish()
+        self._settling.finish()
 
     async def _wind_up(self) -> None:
         """Wait for the calls under way; give back what none has begun with."""
@@ -202,7 +209,9 @@ class Runner:
         self._workers.finish()
         while self._workers.busy:
             await self._clock.sleep(0.005)
-        while not await self._settling.flush():
+        for _ in range(FLUSHES):
+            if await self._settling.flush():
+                break  # else others will get again what was handled
             await self._clock.sleep(0.05)
 
     async def _leave(self) -> None:

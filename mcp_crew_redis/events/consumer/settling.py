@@ -31,6 +31,7 @@ ACK_DELAY: Final = 0.005
 """Seconds that an acknowledgement waits for others."""
 MAX_UNSENT: Final = 4_096
 """Acknowledgements that wait for Redis; beyond, nothing more is fetched."""
+MAX_BOOKS: Final = 10_000
 SEEN_MS: Final = 86_400_000
 """How long the events handled by a group that wants no duplicates are remembered."""
 CHUNK: Final = 500
@@ -79,6 +80,7 @@ class Settling:
         self._size = 0
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_ending = False
 
     # --- acknowledgements -------------------------------------------------------------
 
@@ -171,6 +173,8 @@ class Settling:
         """Return the keys beside a tenant's streams."""
         books = self._books.get(tenant_id)
         if books is None:
+            if len(self._books) >= MAX_BOOKS:
+                self._books.clear()  # made again soon
             keys, group = self._keys.tenant(tenant_id), self._group
             # Of one subscription: another of the group would not know the streams.
             parked = parked_key(keys, f"{group}:{self._subscription.pattern.text}")
@@ -218,12 +222,17 @@ class Settling:
     async def _insist(
         self, script: str, keys: Sequence[bytes], args: Sequence[bytes | str | int]
     ) -> int:
-        """Run a script until Redis has answered; the entry stays ours meanwhile."""
+        """Run a script until Redis has answered; the entry stays ours meanwhile.
+
+        At the end of the consumer it does not insist: others will get the entry.
+        """
         pauses = DecorrelatedJitter(self._random, cap=2.0)
         while True:
             try:
                 return int(await self._port.run(script, keys, args, is_repeatable=True))
             except UnavailableError:
+                if self._is_ending:
+                    return 0
                 await self._clock.sleep(next(pauses))
             except CrewRedisError as error:
                 # It stays pending: another attempt finds it when its time is up.
@@ -245,6 +254,10 @@ class Settling:
             )
         except CrewRedisError as error:
             log.debug("consumer.tally_failed", cause=type(error).__name__)
+
+    def finish(self) -> None:
+        """Insist on nothing any more."""
+        self._is_ending = True
 
     def aclose(self) -> None:
         """End the timer."""
