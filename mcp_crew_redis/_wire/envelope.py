@@ -3,9 +3,10 @@
     [1, id, occurred_ms, source, correlation, causation, trace, tracestate,
      schema_version, key, expires_ms, extensions]
 
-Trailing fields that say nothing are left out. An id that is a UUID takes 16 bytes. The
-type, the priority and the tenant are the stream's; `m` and `d` are the two fields of
-an entry: this, and the payload.
+Trailing fields that say nothing are left out. An id that is a UUID takes 16 bytes; one
+of version 7 begins with the time, which is then not said again. The type, the priority
+and the tenant are the stream's; `m` and `d` are the two fields of an entry: this, and
+the payload.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _NOTHING: Final = (1, b"", 0, "", None, None, None, None, 1, None, None, None)
 _MAX_BYTES: Final = 64 * 1024
 _MAX_NAME: Final = 256  # characters of an id or a key; nothing longer is written
 _ID_BYTES: Final = 16
+_TIME_BYTES: Final = 6  # at the beginning of a UUID of version 7
 _TRACE_BYTES: Final = 26
 
 _packb = msgpack.Packer(use_bin_type=True, autoreset=True).pack
@@ -41,7 +43,8 @@ class Envelope(NamedTuple):
     Attributes:
         version: Of this format.
         id: The event's name: 16 bytes of a UUID, or text.
-        occurred_ms: When it happened, in milliseconds since 1970.
+        occurred_ms: When it happened, in milliseconds since 1970; None for the moment
+            that its id was made at.
         source: Who says so; empty for nobody in particular.
         correlation: The id of what all of this belongs to; None for the event's own.
         causation: The id of the event that led to this one.
@@ -55,7 +58,7 @@ class Envelope(NamedTuple):
 
     version: int
     id: bytes | str
-    occurred_ms: int
+    occurred_ms: int | None
     source: str
     correlation: bytes | str | None
     causation: bytes | str | None
@@ -65,6 +68,14 @@ class Envelope(NamedTuple):
     key: str | None
     expires_ms: int | None
     extensions: dict[str, Any] | None
+
+    @property
+    def at_ms(self) -> int:
+        """When it happened, in milliseconds since 1970."""
+        at = self.occurred_ms
+        if at is None and isinstance(self.id, bytes):
+            return int.from_bytes(self.id[:_TIME_BYTES], "big")
+        return at or 0
 
 
 def pack_envelope(envelope: Envelope) -> bytes:
@@ -116,12 +127,12 @@ def unpack_envelope(data: bytes) -> Envelope:
 
 def _is_head_sound(envelope: Envelope) -> bool:
     """Whether the first fields are of their kinds; nobody of ours writes others."""
-    name = envelope[1]
-    return (
-        ((type(name) is bytes and len(name) == _ID_BYTES) or _is_id(name))
-        and type(envelope[2]) is int
-        and type(envelope[3]) is str
-    )
+    name, at = envelope[1], envelope[2]
+    if type(name) is bytes:
+        is_sound = len(name) == _ID_BYTES and (at is None or type(at) is int)
+    else:
+        is_sound = _is_id(name) and type(at) is int
+    return is_sound and type(envelope[3]) is str
 
 
 def _is_tail_sound(envelope: Envelope) -> bool:

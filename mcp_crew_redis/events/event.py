@@ -164,7 +164,7 @@ class Event(Generic[P_co]):
     @property
     def occurred_at(self) -> datetime:
         """When it happened, in UTC, to the millisecond."""
-        return moment(self._envelope.occurred_ms)
+        return moment(self._envelope.at_ms)
 
     @property
     def key(self) -> str | None:

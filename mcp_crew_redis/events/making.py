@@ -42,6 +42,10 @@ _Origin: TypeAlias = tuple[
 ]
 _NO_ORIGIN: Final[_Origin] = (None, None, None, None)
 
+_UNREAD: Final = Envelope(
+    1, bytes(16), 0, "", None, None, None, None, 1, None, None, None
+)
+
 new_id: Final = Uuid7()
 _make = tuple.__new__
 
@@ -66,7 +70,6 @@ def make_envelope(
         InvalidIdentifierError: An id, key or source is empty or over 256 bytes.
         DataError: Another argument is out of range.
     """
-    now_ms = time_ns() // 1_000_000
     parent = CURRENT.get()
     correlation, causation, trace, state = _NO_ORIGIN
     if parent is not None:
@@ -80,7 +83,8 @@ def make_envelope(
     fields = (
         1,
         new_id() if event_id is None else _id("event_id", event_id),
-        now_ms if occurred_at is None else _milliseconds(occurred_at),
+        # An id of ours says the time already.
+        None if occurred_at is event_id is None else _occurred_ms(occurred_at),
         "" if source is None else _name("source", source),
         correlation,
         causation,
@@ -88,7 +92,7 @@ def make_envelope(
         state if tracestate is None else _state(tracestate),
         1 if schema_version == 1 else _version(schema_version),
         None if key is None else _name("key", key),
-        None if expires_in is None else now_ms + ttl_ms(expires_in),
+        None if expires_in is None else _now_ms() + ttl_ms(expires_in),
         None if not extensions else _extensions(extensions),
     )
     return _make(Envelope, fields)
@@ -162,7 +166,13 @@ def _version(version: int) -> int:
     return version
 
 
-def _milliseconds(when: datetime) -> int:
+def _now_ms() -> int:
+    return time_ns() // 1_000_000
+
+
+def _occurred_ms(when: datetime | None) -> int:
+    if when is None:
+        return _now_ms()
     try:
         return (when - _EPOCH) // _MILLISECOND
     except (TypeError, OverflowError):  # no datetime, or one without a time zone
@@ -184,6 +194,3 @@ def _extensions(extensions: Mapping[str, Any]) -> dict[str, Any]:
 def unread_envelope() -> Envelope:
     """Return what stands for an envelope that could not be read: made once."""
     return _UNREAD
-
-
-_UNREAD: Final = Envelope(1, b"\0" * 16, 0, "", None, None, None, None, 1, None, None, None)

@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from mcp_crew_redis._wire.envelope import Envelope, pack_envelope, unpack_envelope
+from mcp_crew_redis._wire.uuid7 import Uuid7
 from mcp_crew_redis.errors import CodecError
 
 ID = bytes(range(16))
@@ -35,9 +36,22 @@ def test_an_envelope_comes_back_as_it_was(envelope):
 
 
 def test_what_says_nothing_takes_no_room():
-    """A plain event costs its id and its time; a UUID takes 16 bytes."""
+    """A plain event costs its id, which holds the time; a UUID takes 16 bytes."""
     assert len(pack_envelope(BARE)) == 1 + 1 + 18 + 9
+    assert len(pack_envelope(BARE._replace(occurred_ms=None))) == 1 + 1 + 18 + 1
     assert len(pack_envelope(BARE._replace(key="k"))) < len(pack_envelope(FULL))
+
+
+def test_the_time_may_be_that_of_the_id():
+    """A UUID of version 7 begins with it; only there it may be left out."""
+    name = Uuid7(lambda: 1_700_000_000_123 * 1_000_000)()
+    envelope = BARE._replace(id=name, occurred_ms=None)
+
+    assert unpack_envelope(pack_envelope(envelope)) == envelope
+    assert envelope.at_ms == 1_700_000_000_123
+    assert envelope._replace(occurred_ms=5).at_ms == 5
+    with pytest.raises(CodecError):
+        unpack_envelope(pack_envelope(envelope._replace(id="order-1")))
 
 
 def test_fields_of_a_later_release_are_left_aside():
