@@ -84,7 +84,7 @@ def make_envelope(
         1,
         new_id() if event_id is None else _id("event_id", event_id),
         # An id of ours says the time already.
-        None if occurred_at is event_id is None else _occurred_ms(occurred_at),
+        None if event_id is None and occurred_at is None else _occurred_ms(occurred_at),
         "" if source is None else _name("source", source),
         correlation,
         causation,
