@@ -39,15 +39,7 @@ class Groups:
     def __init__(self, port: Port, subscription: Subscription) -> None:
         self._port = port
         self._group = subscription.group
-        self._first = "$" if subscription.start == "latest" else "0"
-
-    def begin_anew(self) -> None:
-        """Have groups begin at the beginning from now on.
-
-        What was there when this process started is past; a stream that comes later, or
-        comes back, was written for us.
-        """
-        self._first = "0"
+        self._is_latest = subscription.start == "latest"
 
     async def make(self, states: Sequence[StreamState]) -> list[bool]:
         """Make the group of each stream; False where there is no stream.
@@ -58,11 +50,19 @@ class Groups:
         """
         replies = await self._port.send_many(
             [
-                ("XGROUP", "CREATE", state.key, self._group, self._first)
+                ("XGROUP", "CREATE", state.key, self._group, self._first(state))
                 for state in states
             ]
         )
         return [self._is_there(reply) for reply in replies]
+
+    def _first(self, state: StreamState) -> str:
+        """Return where a group begins.
+
+        What was there when this process started may be past; a stream that comes
+        later, or comes back, was written for us.
+        """
+        return "$" if self._is_latest and state.is_old else "0"
 
     def _is_there(self, reply: object) -> bool:
         if not isinstance(reply, CrewRedisError):

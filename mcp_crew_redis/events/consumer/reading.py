@@ -84,10 +84,6 @@ class Reader:
         self._is_ending = True
         self._wake.set()
 
-    def begin_anew(self) -> None:
-        """Have groups begin at the beginning from now on: streams come and go."""
-        self._groups.begin_anew()
-
     async def run(self) -> None:
         """Read until `finish`."""
         while not self._is_ending:
@@ -188,7 +184,7 @@ class Reader:
         for state, is_there in zip(
             states, await self._groups.make(states), strict=True
         ):
-            state.last_id, state.is_new = b"", True
+            state.last_id, state.is_new, state.is_old = b"", True, False
             if is_there or state.is_rung:
                 self._table.rung(state)
             else:

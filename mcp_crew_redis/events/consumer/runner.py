@@ -56,6 +56,7 @@ class Runner:
         self.subscription = subscription
         self.consumer = f"{_host()}-{os.getpid()}-{token_hex(4)}"
         self._clock = hub.clock
+        self._is_surveyed = False
         self._counts = counts = ConsumerCounts()
         self._table = table = StreamTable()
         self._hand = hand = Hand(subscription, hub.clock.monotonic, self._has_room)
@@ -123,6 +124,7 @@ class Runner:
         if known is not None:
             return known
         state = self._table.add(key, name)
+        state.is_old = not self._is_surveyed
         # Whoever has read this partition before may have left something.
         state.is_taken_over = self._presence.is_divided and name.partition is not None
         return state
@@ -143,10 +145,10 @@ class Runner:
     def surveyed(self) -> None:
         """Take note that all streams there are have been rung.
 
-        From now on groups begin at the beginning of what comes, and what waits for
-        its next attempt is looked for.
+        Streams that are met from now on are new, and what waits for its next attempt
+        is looked for.
         """
-        self._reader.begin_anew()
+        self._is_surveyed = True
         self._recovery.look_for_parked()
 
     def _may_read(self, state: StreamState) -> bool:

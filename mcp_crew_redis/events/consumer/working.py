@@ -143,7 +143,6 @@ class Workers:
                     await handle(worker, held)
                 finally:
                     self._plain -= is_plain
-                    worker.overdue_at = inf
         finally:
             self._workers.remove(worker)
 
@@ -165,6 +164,7 @@ class Workers:
             failure = self._failure(worker, error)
             await self._verdicts.failed(held, failure)
         else:
+            worker.overdue_at = inf
             if worker.is_overdue:
                 self._late(worker)  # it has done its work all the same
             self._counts.handled += 1
@@ -181,6 +181,7 @@ class Workers:
             for held in batch:
                 await self._verdicts.failed(held, failure)
             return
+        worker.overdue_at = inf
         if worker.is_overdue:
             self._late(worker)
         await self._settle_batch(batch, outcome)
@@ -202,6 +203,7 @@ class Workers:
 
     def _failure(self, worker: Worker, error: BaseException) -> Exception:
         """Return what has gone wrong; raise what is not the handler's."""
+        worker.overdue_at = inf
         if isinstance(error, Exception):
             if worker.is_overdue:
                 self._late(worker)
