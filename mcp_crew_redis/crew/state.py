@@ -92,8 +92,9 @@ async def open_state(
         store = make_store(settings, client, journal=journal, merge=merge)
         store.sync.adopt = lambda: files.adopt(journal.adopt).taken_count
         store.sync.adopt()
-    stack.push_async_callback(store.aclose)
     state = TenantState(store, client, EventCatalog() if catalog is None else catalog)
+    stack.push_async_callback(state.events.aclose)  # last: what lands is noted
+    stack.push_async_callback(store.aclose)
     store.sync.kick()
     return state
 

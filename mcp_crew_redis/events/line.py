@@ -58,22 +58,33 @@ class Line:
         catalog: What was agreed on about the type.
 
     Attributes:
+        keys: The tenant's.
         tenant_id: The tenant's name.
         event_type: The type.
+        version: Of payloads as they are published now.
     """
 
-    __slots__ = ("_check", "_count", "_streams", "_version", "event_type", "tenant_id")
+    __slots__ = (
+        "_check",
+        "_count",
+        "_streams",
+        "event_type",
+        "keys",
+        "tenant_id",
+        "version",
+    )
 
     def __init__(
         self, keys: TenantKeys, event_type: str, lane: int, catalog: EventCatalog
     ) -> None:
+        self.keys = keys
         self.tenant_id = keys.tenant_id
         self.event_type = event_type
         schema = catalog.get(event_type)
         self._check: Callable[[object], object] | None = None
         if schema is not None and schema.payload is not None:
             self._check = schema.check
-        self._version = 1 if schema is None else schema.version
+        self.version = 1 if schema is None else schema.version
         self._count = count = catalog.partitions(event_type)
         numbers = (None,) if count == 1 else range(count)
         self._streams = [stream_key(keys, event_type, lane, each) for each in numbers]
@@ -85,10 +96,10 @@ class Line:
         if attributes:
             given: dict[str, Any] = {**attributes}
             if given.get("schema_version") is None:
-                given["schema_version"] = self._version
+                given["schema_version"] = self.version
             envelope = make_envelope(key=key, **given)
         else:
-            envelope = make_envelope(key=key, schema_version=self._version)
+            envelope = make_envelope(key=key, schema_version=self.version)
         return self.fill(envelope, payload)
 
     def fill(self, envelope: Envelope, payload: object) -> Draft:
