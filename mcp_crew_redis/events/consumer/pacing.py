@@ -29,12 +29,12 @@ class SweepPace:
         self, claim_after: float, monotonic: Callable[[], float], random: Random
     ) -> None:
         self._claim_after = claim_after
-        self._step = min(MAX_STEP, claim_after / 4)
+        # At the start nobody is known to have died: no need to hurry.
+        self._step = claim_after / 6
         self._monotonic = monotonic
         self._random = random
-        self._until = 0.0
         self.due = monotonic()
-        self.hasten()
+        self._until = self.due + claim_after * BEATS + 2 * self._step
 
     @property
     def is_due(self) -> bool:
@@ -44,6 +44,7 @@ class SweepPace:
     def hasten(self) -> None:
         """Sweep now, and often until whatever is left now must have been found."""
         now = self._monotonic()
+        self._step = min(MAX_STEP, self._claim_after / 4)
         self._until = now + self._claim_after * BEATS + 2 * self._step
         self.due = min(self.due, now)
 
@@ -59,5 +60,6 @@ class SweepPace:
         if now < self._until:
             self.due = now + self._step
         else:
+            self._step = self._claim_after / 6
             regular = self._claim_after * REGULAR
             self.due = now + regular * self._random.uniform(0.8, 1.2)
