@@ -64,9 +64,8 @@ async def consuming(
     address: Address, handler: Callable[[Any], Awaitable[None]], **options: Any
 ) -> AsyncIterator[None]:
     """Run a crew with one subscription to everything."""
-    from mcp_crew_redis.services import EventConsumer
-
     from mcp_crew_redis.events.subscriptions import Subscriptions
+    from mcp_crew_redis.services import EventConsumer
 
     subscriptions = Subscriptions()
     subscriptions.on(">", group=GROUP, **options)(handler)
