@@ -15,14 +15,16 @@ local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, A
 if pending.err or not pending[1] then
   return 0
 end
+-- Before all else: once it has written, a server without memory lets a script end.
+redis.call('ZREM', KEYS[3], KEYS[1] .. '|' .. ARGV[3])
 local found = redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3])[1]
 local outcome = -1
 if found then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   local letter = {'XADD', KEYS[2], 'MAXLEN', '~', 100000, '*'}
-  for _, field in ipairs(found[2]) do
-    letter[#letter + 1] = field
+  for at = 1, math.min(#found[2], 1000) do -- of a foreign entry; ours have four
+    letter[#letter + 1] = found[2][at]
   end
   for _, field in ipairs({'_s', KEYS[1], '_i', ARGV[3], '_n', ARGV[4], '_r', ARGV[5], '_t', now}) do
     letter[#letter + 1] = field
@@ -32,7 +34,6 @@ if found then
   outcome = 1
 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
-redis.call('ZREM', KEYS[3], KEYS[1] .. '|' .. ARGV[3])
 redis.call('HINCRBY', KEYS[4], outcome == 1 and 'dead' or 'lost', 1)
 redis.call('PEXPIRE', KEYS[4], 2592000000)
 return outcome

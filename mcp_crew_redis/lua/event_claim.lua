@@ -36,6 +36,8 @@ for _, entry in ipairs(pending) do
   if not due or tonumber(due) <= now then
     local is_over = ARGV[8] == '1' and count >= tonumber(ARGV[7])
     local found
+    -- Before all else: once it has written, a server without memory lets a script end.
+    redis.call('ZREM', KEYS[3], KEYS[1] .. '|' .. id)
     if is_over then
       found = redis.call('XRANGE', KEYS[1], id, id)[1]
     elseif ARGV[8] == '1' then
@@ -43,16 +45,13 @@ for _, entry in ipairs(pending) do
     else
       found = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', count)[1]
     end
-    if due then
-      redis.call('ZREM', KEYS[3], KEYS[1] .. '|' .. id)
-    end
     if not found then
       redis.call('XACK', KEYS[1], ARGV[1], id)
       lost = lost + 1
     elseif is_over then
       local letter = {'XADD', KEYS[2], 'MAXLEN', '~', 100000, '*'}
-      for _, field in ipairs(found[2]) do
-        letter[#letter + 1] = field
+      for at = 1, math.min(#found[2], 1000) do -- of a foreign entry; ours have four
+        letter[#letter + 1] = found[2][at]
       end
       for _, field in ipairs({'_s', KEYS[1], '_i', id, '_n', count, '_r', 'max_deliveries', '_t', now}) do
         letter[#letter + 1] = field

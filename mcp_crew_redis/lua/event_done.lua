@@ -8,7 +8,8 @@
 -- Expiry: PX ARGV[2] on each key that remembers
 local count = 0
 for i = 3, #ARGV do
-  redis.call('SET', KEYS[i - 1], '1', 'PX', ARGV[2])
+  -- First, so that a server without memory lets the script go on.
   count = count + redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+  redis.call('SET', KEYS[i - 1], '1', 'PX', ARGV[2])
 end
 return count

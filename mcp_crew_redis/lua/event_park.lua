@@ -13,6 +13,8 @@ if pending.err or not pending[1] then
 end
 local time = redis.call('TIME')
 local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[4])
+-- Removed first: once it has written, a server without memory lets a script go on.
+redis.call('ZREM', KEYS[2], KEYS[1] .. '|' .. ARGV[3])
 redis.call('ZADD', KEYS[2], due, KEYS[1] .. '|' .. ARGV[3])
 local expiry = 604800000 + tonumber(ARGV[4])
 if redis.call('PTTL', KEYS[2]) < expiry then
