@@ -8,7 +8,7 @@ from contextlib import suppress
 from random import Random
 from uuid import uuid4
 
-from anyio import create_task_group, current_time, move_on_after
+from anyio import create_task_group, move_on_after
 from anyio.abc import TaskStatus
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
@@ -19,7 +19,7 @@ from mcp_crew_redis.events.bus import EventBus
 from mcp_crew_redis.events.janitor.losses import Losses
 from mcp_crew_redis.events.janitor.pace import SHARES, JanitorPace
 from mcp_crew_redis.events.janitor.retention import Retention
-from mcp_crew_redis.events.janitor.rounds import Round, Wake
+from mcp_crew_redis.events.janitor.rounds import Round, Wake, now
 from mcp_crew_redis.events.janitor.schedule import NO_GROUP, Schedule
 from mcp_crew_redis.events.janitor.survey import Survey
 from mcp_crew_redis.events.shares import Shares
@@ -172,7 +172,7 @@ class Janitor(BellListener):
                 await self._look.wait(next(pauses))
             else:
                 pauses = DecorrelatedJitter(self._random, cap=self._pace.retry)
-                self._surveyed = current_time()
+                self._surveyed = now()
 
     def _want_survey(self) -> None:
         self._is_survey_due = True
@@ -228,7 +228,7 @@ class Janitor(BellListener):
 
     def on_tick(self) -> None:
         """Without a bell: look at everything, once in a while."""
-        if current_time() - self._surveyed >= self._pace.survey:
+        if now() - self._surveyed >= self._pace.survey:
             self._want_survey()
 
     def __repr__(self) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from anyio import current_time
-
 from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.events.bus import EventBus
-from mcp_crew_redis.events.janitor.rounds import Wake
+from mcp_crew_redis.events.janitor.rounds import Wake, now
 from mcp_crew_redis.events.kinds import EventType
 from mcp_crew_redis.log import get_logger
 
@@ -60,8 +58,8 @@ class Losses:
                 await self._wake.wait()
                 continue
             await self._report()
-            until = current_time() + self._pause
-            while not self._is_stopped and (left := until - current_time()) > 0:
+            until = now() + self._pause
+            while not self._is_stopped and (left := until - now()) > 0:
                 await self._wake.wait(left)
 
     async def _report(self) -> None:

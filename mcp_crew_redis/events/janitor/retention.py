@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from anyio import current_time
-
 from mcp_crew_redis._core.port import Call
 from mcp_crew_redis._wire.streams import StreamName, stream_name, tally_key
 from mcp_crew_redis.errors import UnavailableError
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.janitor.agenda import MAX_KEYS
 from mcp_crew_redis.events.janitor.pace import JanitorPace
+from mcp_crew_redis.events.janitor.rounds import now
 from mcp_crew_redis.log import get_logger
 
 __all__ = ["OnLost", "Retention"]
@@ -76,7 +75,7 @@ class Retention:
             return None
         ttl = self._hub.store.context.ttl
         soft_ms, hard_ms = self._hub.catalog.retention_ms(name.event_type, ttl)
-        self._streams[key] = _Stream(name, soft_ms, hard_ms, current_time())
+        self._streams[key] = _Stream(name, soft_ms, hard_ms, now())
         return name
 
     def _is_full(self) -> bool:
@@ -134,10 +133,9 @@ class Retention:
         pace, name = self._pace, stream.name
         stream.has_rung = False
         tallies = tally_key(self._hub.keys.tenant(name.tenant_id), "")
-        now = current_time()
-        is_sweep = now - stream.swept >= pace.idle / 2
+        is_sweep = now() - stream.swept >= pace.idle / 2
         if is_sweep:
-            stream.swept = now
+            stream.swept = now()
         idle_ms, stale_ms = round(pace.idle * 1e3), round(pace.stale * 1e3)
         limits = (stream.soft_ms, stream.hard_ms, LIMIT, idle_ms, stale_ms)
         return "event_trim", (key, tallies), (*limits, int(is_sweep))

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Final
 
-from anyio import current_time, move_on_after
+from anyio import move_on_after
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
 from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.events.janitor.agenda import Agenda
 from mcp_crew_redis.log import get_logger
 
-__all__ = ["Round", "Wake"]
+__all__ = ["Round", "Wake", "now"]
 
 log = get_logger(__name__)
 
@@ -24,6 +24,11 @@ BATCH: Final = 8
 Work = Callable[[Sequence[bytes]], Awaitable[Mapping[bytes, float]]]
 """Takes keys and returns after how many seconds each is due again; those that are
 missing are done with."""
+
+
+def now() -> float:
+    """Return the time of the loop that this runs on, in a callback too."""
+    return asyncio.get_running_loop().time()
 
 
 class Wake:
@@ -78,7 +83,7 @@ class Round:
 
     def put(self, key: bytes, seconds: float = 0.0) -> bool:
         """Have a key due in so many seconds, or sooner if it is already."""
-        at = current_time() + seconds
+        at = now() + seconds
         following = self.agenda.next_due()
         is_put = self.agenda.put(key, at)
         if following is None or at < following:
@@ -94,7 +99,7 @@ class Round:
         """Work until stopped. Cancelled, a batch may take effect without a report."""
         pauses = None
         while not self._is_stopped:
-            keys = self.agenda.take(current_time(), BATCH)
+            keys = self.agenda.take(now(), BATCH)
             keys = [key for key in keys if self._owns(key)]
             if not keys:
                 await self._wake.wait(self._seconds_left())
@@ -106,12 +111,12 @@ class Round:
 
     def _seconds_left(self) -> float | None:
         due = self.agenda.next_due()
-        return None if due is None else max(0.0, due - current_time())
+        return None if due is None else max(0.0, due - now())
 
     async def _rest(self, seconds: float) -> None:
         """Pause, whatever falls due meanwhile; only the end cuts it short."""
-        until = current_time() + seconds
-        while not self._is_stopped and (left := until - current_time()) > 0:
+        until = now() + seconds
+        while not self._is_stopped and (left := until - now()) > 0:
             await self._wake.wait(left)
 
     async def _attempt(self, keys: Sequence[bytes]) -> bool:
