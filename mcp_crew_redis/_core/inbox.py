@@ -99,7 +99,9 @@ class Inbox:
             self.raw.discard(slot)
             if not slot.done():
                 slot.set_result(reply)
-                if reply_size(reply, self._bulk_bytes) > self._bulk_bytes:
+                # It is no larger than all that came since the last one that was whole.
+                enough = self._bulk_bytes
+                if self._partial > enough and reply_size(reply, enough) > enough:
                     self._note_large(slot)
             if not reader.has_data():
                 self._partial = 0

@@ -42,7 +42,8 @@ def reply_size(reply: object, enough: int) -> int:
         return 8
     total = 0
     for part in parts:
-        total += reply_size(part, enough - total)
+        is_leaf = type(part) is bytes
+        total += len(part) if is_leaf else reply_size(part, enough - total)
         if total > enough:
             break
     return total

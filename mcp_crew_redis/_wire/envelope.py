@@ -17,12 +17,23 @@ import msgpack
 
 from mcp_crew_redis.errors import CodecError
 
-__all__ = ["BODY", "ENVELOPE", "Envelope", "pack_envelope", "unpack_envelope"]
+__all__ = [
+    "BODY",
+    "ENVELOPE",
+    "Envelope",
+    "Fields",
+    "expires_ms",
+    "full_envelope",
+    "pack_envelope",
+    "unpack_envelope",
+    "unpack_fields",
+]
 
 ENVELOPE: Final = b"m"
 BODY: Final = b"d"
 _VERSION: Final = 1
 _FIELDS: Final = 12
+_EXPIRES: Final = 10  # the place of `expires_ms`
 _LEAST_FIELDS: Final = 3  # version, id, time
 _HEAD_FIELDS: Final = 4  # and the source
 _NOTHING: Final = (1, b"", 0, "", None, None, None, None, 1, None, None, None)
@@ -35,6 +46,9 @@ _TRACE_BYTES: Final = 26
 _packb = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 _unpackb = msgpack.unpackb
 _make = tuple.__new__
+
+Fields = tuple[Any, ...]
+"""The first of an envelope's fields, at least three."""
 
 
 class Envelope(NamedTuple):
@@ -101,7 +115,24 @@ def pack_envelope(envelope: Envelope) -> bytes:
 
 
 def unpack_envelope(data: bytes) -> Envelope:
-    """Return the envelope in `data`; what a later release added is left aside.
+    """Return the envelope in `data`; see `unpack_fields`.
+
+    Raises:
+        CodecError: As `unpack_fields`.
+    """
+    return full_envelope(unpack_fields(data))
+
+
+def full_envelope(fields: Fields) -> Envelope:
+    """Return the envelope of fields that `unpack_fields` has given."""
+    return _make(Envelope, fields[:_FIELDS] + _NOTHING[len(fields) :])
+
+
+def unpack_fields(data: bytes) -> Fields:
+    """Return the fields of an envelope as they are packed: what is left out is missing.
+
+    A plain tuple of atoms is nothing that the garbage collector keeps looking at. What
+    a later release added at the end stays there.
 
     Raises:
         CodecError: These bytes are no envelope, or one of a format of the future.
@@ -109,20 +140,33 @@ def unpack_envelope(data: bytes) -> Envelope:
     if len(data) > _MAX_BYTES:
         raise CodecError(f"an envelope has at most {_MAX_BYTES} bytes")
     try:
-        fields = _unpackb(data, use_list=False, strict_map_key=False)
+        fields: Fields = _unpackb(data, use_list=False, strict_map_key=False)
     except Exception as error:  # noqa: BLE001 - msgpack raises many kinds
         raise CodecError(f"no envelope: {type(error).__name__}") from None
     if type(fields) is not tuple or len(fields) < _LEAST_FIELDS:
         raise CodecError("no envelope: not a list of fields")
-    if fields[0] != _VERSION:
+    version, name, at = fields[:_LEAST_FIELDS]
+    if version != _VERSION:
         raise CodecError("an envelope of another release")
-    envelope = _make(Envelope, fields[:_FIELDS] + _NOTHING[len(fields) :])
+    if (
+        len(fields) == _LEAST_FIELDS
+        and type(name) is bytes
+        and len(name) == _ID_BYTES
+        and (at is None or type(at) is int)
+    ):
+        return fields  # nearly all are like this
+    envelope = full_envelope(fields)
     is_sound = _is_head_sound(envelope)
     if is_sound and len(fields) > _HEAD_FIELDS:
         is_sound = _is_tail_sound(envelope)
     if not is_sound:
         raise CodecError("no envelope: a field of another kind")
-    return envelope
+    return fields
+
+
+def expires_ms(fields: Fields) -> int | None:
+    """Return when nobody needs the event any more, in milliseconds since 1970."""
+    return fields[_EXPIRES] if len(fields) > _EXPIRES else None
 
 
 def _is_head_sound(envelope: Envelope) -> bool:

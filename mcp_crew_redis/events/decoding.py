@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mcp_crew_redis._wire.codec import MsgpackCodec
-from mcp_crew_redis._wire.envelope import BODY, ENVELOPE, unpack_envelope
+from mcp_crew_redis._wire.envelope import BODY, ENVELOPE, full_envelope, unpack_fields
 from mcp_crew_redis._wire.streams import StreamName
 from mcp_crew_redis._wire.validation import convert
 from mcp_crew_redis.errors import CodecError
@@ -63,17 +63,16 @@ class Decoder:
         if m is None or d is None:
             raise CodecError(FOREIGN)
         tenant_id, event_type, lane, _ = name
-        envelope = unpack_envelope(m)
+        fields = unpack_fields(m)
         payload = self._decode(d)
         schema = self._schema_of(event_type)
         if schema is not None:
-            payload = schema.upcast(payload, envelope.schema_version)
+            version = full_envelope(fields).schema_version
+            payload = schema.upcast(payload, version)
             payload_type = payload_type or schema.payload
         if payload_type is not None:
             payload = convert(payload, payload_type)
-        return Event.of(
-            event_type, tenant_id, lane, payload, envelope, entry_id.decode(), count
-        )
+        return Event.of(event_type, tenant_id, lane, payload, fields, entry_id, count)
 
     def entry(
         self,

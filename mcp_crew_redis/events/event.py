@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
 
-from mcp_crew_redis._wire.envelope import Envelope
+from mcp_crew_redis._wire.envelope import Envelope, Fields, full_envelope
 from mcp_crew_redis._wire.uuid7 import id_text
 from mcp_crew_redis.errors import DataError
 from mcp_crew_redis.events.kinds import EventPriority, check_type
@@ -29,7 +29,7 @@ class Event(Generic[P_co]):
 
     __slots__ = (
         "_count",
-        "_envelope",
+        "_fields",
         "_lane",
         "_payload",
         "_stream_id",
@@ -40,8 +40,8 @@ class Event(Generic[P_co]):
     _tenant_id: str
     _lane: int
     _payload: P_co
-    _envelope: Envelope
-    _stream_id: str
+    _fields: Fields
+    _stream_id: str | bytes
     _count: int
 
     def __init__(self) -> None:
@@ -114,8 +114,8 @@ class Event(Generic[P_co]):
         tenant_id: str,
         lane: int,
         payload: object,
-        envelope: Envelope,
-        stream_id: str = "",
+        envelope: Fields,
+        stream_id: str | bytes = "",
         count: int = 0,
     ) -> Event[Any]:
         """Return an event from its parts, unchecked: for those who read streams."""
@@ -124,7 +124,7 @@ class Event(Generic[P_co]):
         self._tenant_id = tenant_id
         self._lane = lane
         self._payload = payload
-        self._envelope = envelope
+        self._fields = envelope
         self._stream_id = stream_id
         self._count = count
         return self
@@ -134,7 +134,7 @@ class Event(Generic[P_co]):
     @property
     def id(self) -> str:
         """Its name, the same wherever it goes."""
-        return id_text(self._envelope.id)
+        return id_text(self.envelope.id)
 
     @property
     def type(self) -> str:
@@ -159,52 +159,52 @@ class Event(Generic[P_co]):
     @property
     def source(self) -> str:
         """Who says so; empty for nobody in particular."""
-        return self._envelope.source
+        return self.envelope.source
 
     @property
     def occurred_at(self) -> datetime:
         """When it happened, in UTC, to the millisecond."""
-        return moment(self._envelope.at_ms)
+        return moment(self.envelope.at_ms)
 
     @property
     def key(self) -> str | None:
         """What it is about."""
-        return self._envelope.key
+        return self.envelope.key
 
     @property
     def schema_version(self) -> int:
         """Version of the payload as it was published."""
-        return self._envelope.schema_version
+        return self.envelope.schema_version
 
     @property
     def expires_at(self) -> datetime | None:
         """When nobody needs it any more, in UTC."""
-        expires_ms = self._envelope.expires_ms
+        expires_ms = self.envelope.expires_ms
         return None if expires_ms is None else moment(expires_ms)
 
     @property
     def extensions(self) -> Mapping[str, Any]:
         """Further attributes."""
-        return self._envelope.extensions or _NO_EXTENSIONS
+        return self.envelope.extensions or _NO_EXTENSIONS
 
     # --- what it came from ------------------------------------------------------------
 
     @property
     def correlation_id(self) -> str:
         """What all of this belongs to: the id of the first event of the chain."""
-        correlation = self._envelope.correlation
+        correlation = self.envelope.correlation
         return self.id if correlation is None else id_text(correlation)
 
     @property
     def causation_id(self) -> str | None:
         """The id of the event that led to this one."""
-        causation = self._envelope.causation
+        causation = self.envelope.causation
         return None if causation is None else id_text(causation)
 
     @property
     def traceparent(self) -> str | None:
         """W3C trace context, as in the header of that name."""
-        trace = self._envelope.trace
+        trace = self.envelope.trace
         if trace is None:
             return None
         digits = trace.hex()
@@ -213,14 +213,15 @@ class Event(Generic[P_co]):
     @property
     def tracestate(self) -> str | None:
         """The header of that name."""
-        return self._envelope.tracestate
+        return self.envelope.tracestate
 
     # --- how it came ------------------------------------------------------------------
 
     @property
     def stream_id(self) -> str:
         """Its place in its stream; empty before it is published."""
-        return self._stream_id
+        place = self._stream_id
+        return place if isinstance(place, str) else place.decode("ascii", "replace")
 
     @property
     def delivery_count(self) -> int:
@@ -230,24 +231,38 @@ class Event(Generic[P_co]):
     @property
     def envelope(self) -> Envelope:
         """The attributes as they are packed; for integrations."""
-        return self._envelope
+        fields = self._fields
+        if type(fields) is not Envelope:
+            self._fields = fields = full_envelope(fields)
+        return fields
+
+    @property
+    def fields(self) -> Fields:
+        """The attributes as they came; for those who handle many."""
+        return self._fields
 
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
         if not isinstance(other, Event):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in _COMPARED)
+        return _said(self) == _said(other)
 
     def __hash__(self) -> int:
-        return hash((self._type, self._tenant_id, self._envelope.id))
+        return hash((self._type, self._tenant_id, self.envelope.id))
 
     def __repr__(self) -> str:
-        place = f" {self._tenant_id} {self._stream_id}" if self._stream_id else ""
+        place = f" {self._tenant_id} {self.stream_id}" if self._stream_id else ""
         return f"<Event {self._type} {self.id}{place}>"  # never the payload
 
 
-_COMPARED: Final = ("_type", "_tenant_id", "_lane", "_payload", "_envelope")
+def _said(event: Event[Any]) -> tuple[object, ...]:
+    """Return what was said of an event: all but where it was read."""
+    envelope = event.envelope
+    envelope = envelope._replace(occurred_ms=envelope.at_ms)
+    return event.type, event.tenant_id, event.priority, event.payload, envelope
+
+
 _allocate: Final = cast("Any", object.__new__)
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from time import time_ns
 from typing import Any, Final, TypeAlias
 
-from mcp_crew_redis._wire.envelope import Envelope
+from mcp_crew_redis._wire.envelope import Envelope, Fields, full_envelope
 from mcp_crew_redis._wire.ttl import ttl_ms
 from mcp_crew_redis._wire.uuid7 import Uuid7, id_bytes
 from mcp_crew_redis.errors import DataError, InvalidIdentifierError
@@ -31,7 +31,7 @@ _TRACEPARENT: Final = re.compile(
 _STATE: Final = re.compile(rf"[\t\x20-\x7e]{{0,{MAX_STATE}}}")
 _SIMPLE: Final = (str, int, float, bool, bytes, type(None))
 
-CURRENT: Final[ContextVar[Envelope | None]] = ContextVar(
+CURRENT: Final[ContextVar[Fields | None]] = ContextVar(
     "mcp_crew_redis_event", default=None
 )
 """Of the event that is being handled here: what is published meanwhile descends from
@@ -73,7 +73,8 @@ def make_envelope(
     parent = CURRENT.get()
     correlation, causation, trace, state = _NO_ORIGIN
     if parent is not None:
-        correlation, causation, trace, state = _origin(parent, traceparent)
+        whole = full_envelope(parent)
+        correlation, causation, trace, state = _origin(whole, traceparent)
     if correlation_id is not None:
         correlation = _id("correlation_id", correlation_id)
     if causation_id is not None:

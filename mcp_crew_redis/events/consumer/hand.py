@@ -14,7 +14,7 @@ from mcp_crew_redis.events.subscriptions import Subscription
 
 __all__ = ["Hand", "Held"]
 
-MAX_PREFETCH: Final = 512
+MAX_PREFETCH: Final = 256
 AHEAD: Final = 0.05
 """Seconds of work that are fetched before there is a free call for them."""
 MEASURED: Final = 0.02
@@ -90,6 +90,8 @@ class Hand:
         self._capacity = calls * size
         self._reserve = max(1, reserved) * size
         self._prefetch = 0
+        # More at a time makes nothing faster: it is only looked through more often.
+        self._most = size if size > 1 else min(4 * calls, MAX_PREFETCH)
         self._finished = 0
         self._pace = 0.0
         self._measured_at = monotonic()
@@ -130,9 +132,7 @@ class Hand:
             return
         self._pace = (self._pace + self._finished / elapsed) / 2
         self._finished, self._measured_at = 0, now
-        self._prefetch = min(
-            round(self._pace * AHEAD), 4 * self._capacity, MAX_PREFETCH
-        )
+        self._prefetch = min(round(self._pace * AHEAD), self._most)
 
     # --- entries ----------------------------------------------------------------------
 
@@ -167,7 +167,10 @@ class Hand:
         """
         queues = self._queues
         if not is_plain:
-            return queues[0].popleft() if queues[0] else None
+            if not queues[0]:
+                return None
+            self._wheel.next(queues, forced=0)  # ahead of its turn, not above its share
+            return queues[0].popleft()
         ready = [queue for queue in queues if queue]
         if len(ready) == 1:
             return ready[0].popleft()
@@ -212,7 +215,7 @@ class Hand:
             event.tenant_id,
             int(event.priority),
             event.payload,
-            event.envelope,
+            event.fields,
             event.stream_id,
             count,
         )
@@ -229,4 +232,4 @@ class Hand:
 
 
 def _name(held: Held) -> Name:
-    return held.stream.name.tenant_id, held.event.envelope.id
+    return held.stream.name.tenant_id, held.event.fields[1]

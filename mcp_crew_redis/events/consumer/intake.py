@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
+from mcp_crew_redis._wire.envelope import BODY, ENVELOPE, expires_ms
 from mcp_crew_redis._wire.streams import seen_key
 from mcp_crew_redis.errors import CodecError
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
@@ -24,6 +25,7 @@ __all__ = ["Intake"]
 
 log = get_logger(__name__)
 
+OURS: Final = 4  # names and values of an entry that we wrote
 NEW: Final = 0.25
 """Weight of the newest entry in the average size."""
 
@@ -85,8 +87,12 @@ class Intake:
             if fields is None:
                 self._lost(state, entry_id, now)
                 continue
-            m, d = parts_of(fields)
-            size += len(m or b"") + len(d or b"")
+            if len(fields) == OURS and fields[0] == ENVELOPE and fields[2] == BODY:
+                m, d = fields[1], fields[3]
+                size += len(m) + len(d)
+            else:
+                m, d = parts_of(fields)
+                size += sum(map(len, fields))
             try:
                 event = decode(state.name, entry_id, m, d, count, payload)
             except CodecError as error:
@@ -95,8 +101,7 @@ class Intake:
             self._admit(Held(state, entry_id, event, count, now))
         if taken:
             self._counts.redelivered += taken * is_again
-            average = state.average or size / taken
-            state.average = max(1.0, average + NEW * (size / taken - average))
+            _measure(state, size / taken)
             if self._hand:
                 self._workers.stir()
         return taken
@@ -118,8 +123,8 @@ class Intake:
             await self._settling.tally(tenant_id, field, count)
 
     def _admit(self, held: Held) -> None:
-        expires_ms = held.event.envelope.expires_ms
-        if expires_ms is not None and expires_ms * 1_000 <= self._now_us():
+        ends_ms = expires_ms(held.event.fields)
+        if ends_ms is not None and ends_ms * 1_000 <= self._now_us():
             self._counts.expired += 1
             self._skip(held, "expired")
         elif self._subscription.dedup:
@@ -176,3 +181,9 @@ class Intake:
                 self._hand.queue(held)
         if self._hand:
             self._workers.stir()
+
+
+def _measure(state: StreamState, size: float) -> None:
+    """Take note of how large the entries of a stream are."""
+    average = state.average or size
+    state.average = max(1.0, average + NEW * (size - average))

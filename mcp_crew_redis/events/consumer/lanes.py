@@ -24,11 +24,12 @@ class LaneWheel:
     def __init__(self) -> None:
         self._credits = [0] * LANE_COUNT
 
-    def next(self, has: Sequence[object]) -> int:
+    def next(self, has: Sequence[object], forced: int = -1) -> int:
         """Return the lane whose turn it is among those that have something; or -1.
 
         Args:
             has: By lane, true where there is something.
+            forced: Serve this lane, which has something, and have it pay all the same.
         """
         purses, best, total = self._credits, -1, 0
         for lane in range(LANE_COUNT):
@@ -38,6 +39,7 @@ class LaneWheel:
                 purses[lane] += weight
                 if best < 0 or purses[lane] > purses[best]:
                     best = lane
+        best = forced if forced >= 0 else best
         if best >= 0:
             purses[best] -= total
         return best
@@ -54,6 +56,6 @@ def shares(room: int, ready: Sequence[bool]) -> list[int]:
     if total == 0 or room <= 0:
         return [0] * LANE_COUNT
     return [
-        max(1, room * weight // total) if is_ready else 0
+        -(-room * weight // total) if is_ready else 0  # rounded up
         for weight, is_ready in zip(WEIGHTS, ready, strict=True)
     ]

@@ -156,7 +156,7 @@ class Workers:
             self._is_stirring = False
 
     async def _handle(self, worker: Worker, held: Held) -> None:
-        CURRENT.set(held.event.envelope)
+        CURRENT.set(held.event.fields)
         worker.overdue_at = self._monotonic() + self._timeout
         try:
             await self._handler(held.event)
@@ -172,7 +172,7 @@ class Workers:
 
     async def _handle_batch(self, worker: Worker, first: Held) -> None:
         batch = self._hand.more(first, self._subscription.batch_size)
-        CURRENT.set(first.event.envelope if len(batch) == 1 else None)
+        CURRENT.set(first.event.fields if len(batch) == 1 else None)
         worker.overdue_at = self._monotonic() + self._timeout
         try:
             outcome = await self._handler([held.event for held in batch])
