@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final, Unpack
 
 from mcp_crew_redis._wire.keys import TenantKeys
@@ -13,6 +14,8 @@ from mcp_crew_redis.events.line import Draft, Lines
 from mcp_crew_redis.events.many import ManyEvents
 from mcp_crew_redis.events.options import EventAttributes, PublishOptions
 from mcp_crew_redis.events.publishing import Publisher, Waiting
+from mcp_crew_redis.events.replaying import Replay
+from mcp_crew_redis.events.tailing import OnOverflow, Tail, Tails
 from mcp_crew_redis.events.transacting import Transactor
 from mcp_crew_redis.events.transaction import Transaction
 
@@ -29,7 +32,7 @@ class TenantEvents:
         keys: Builds the tenant's keys.
     """
 
-    __slots__ = ("_lines", "_publisher", "_transactor", "hub", "keys")
+    __slots__ = ("_lines", "_publisher", "_tails", "_transactor", "hub", "keys")
 
     def __init__(
         self,
@@ -37,11 +40,13 @@ class TenantEvents:
         keys: TenantKeys,
         publisher: Publisher,
         transactor: Transactor,
+        tails: Tails,
     ) -> None:
         self.hub = hub
         self.keys = keys
         self._publisher = publisher
         self._transactor = transactor
+        self._tails = tails
         self._lines = Lines(keys, hub.catalog)
 
     def __repr__(self) -> str:
@@ -137,6 +142,44 @@ class TenantEvents:
         """Return an empty transaction; see `Transaction`."""
         return Transaction(self._transactor, self.keys, self._lines)
 
+    def tail(
+        self,
+        pattern: str,
+        *,
+        limit: int = 1_000,
+        on_overflow: OnOverflow = "drop_oldest",
+    ) -> Tail:
+        """Return the events from now on, for an `async for`; see `Tail`.
+
+        Raises:
+            InvalidEventTypeError: The pattern is not one.
+            DataError: Another argument is out of range.
+        """
+        return self._tails.open(self.keys, pattern, limit, on_overflow)
+
+    def replay(
+        self,
+        pattern: str,
+        *,
+        since: datetime,
+        until: datetime | None = None,
+        batch: int = 500,
+        include_expired: bool = False,
+    ) -> Replay:
+        """Return the events that are retained, for an `async for`; see `Replay`.
+
+        Raises:
+            InvalidEventTypeError: The pattern is not one.
+            DataError: A time has no time zone, or `batch` is out of range.
+        """
+        return Replay(
+            *(self.hub, self.keys, pattern),
+            since=since,
+            until=until,
+            batch=batch,
+            include_expired=include_expired,
+        )
+
     def _draft(self, event: Event[Any]) -> Draft:
         lines, name = self._lines, (event.type, event.priority)
         line = lines.get(name) or lines.line(*name)
@@ -154,20 +197,25 @@ class EventBus:
 
     Attributes:
         hub: What the rooms of the events share.
-        aclose: Ends what is under way; the crew calls it at its end.
     """
 
-    __slots__ = ("_publisher", "_tenants", "_transactor", "aclose", "hub")
+    __slots__ = ("_publisher", "_tails", "_tenants", "_transactor", "hub")
 
     def __init__(self, hub: EventHub) -> None:
         self.hub = hub
         self._publisher = Publisher(hub)
-        self._transactor = Transactor(hub)
-        self.aclose = self._publisher.outbox.aclose
+        self._transactor = Transactor(hub, self._publisher.outbox)
+        self._tails = Tails(hub)
         self._tenants: dict[str, TenantEvents] = {}
 
     def __repr__(self) -> str:
         return f"<EventBus {self.hub.catalog!r}>"
+
+    async def aclose(self) -> None:
+        """End what is under way; the crew calls it at its end. Idempotent."""
+        await self._tails.aclose()
+        await self._transactor.aclose()
+        await self._publisher.outbox.aclose()
 
     def of(self, tenant_id: str) -> TenantEvents:
         """Return the events of one tenant, the same object while it is remembered.
@@ -181,7 +229,9 @@ class EventBus:
             keys = self.hub.keys.tenant(tenant_id)
         if len(self._tenants) >= MAX_TENANTS_KEPT:
             del self._tenants[next(iter(self._tenants))]  # the oldest; made again soon
-        events = TenantEvents(self.hub, keys, self._publisher, self._transactor)
+        events = TenantEvents(
+            self.hub, keys, self._publisher, self._transactor, self._tails
+        )
         self._tenants[tenant_id] = events
         return events
 

@@ -13,6 +13,7 @@ from mcp_crew_redis._wire.header import MAX_EXPIRES_AT_MS, seal, seal_tombstone
 from mcp_crew_redis._wire.keys import MetaKey, TenantKeys
 from mcp_crew_redis._wire.streams import book_key, scheduled_bodies_key, scheduled_key
 from mcp_crew_redis.errors import CodecError, DataError, ValueTooLargeError
+from mcp_crew_redis.events.calls import MAX_SCHEDULED
 from mcp_crew_redis.store.tally import INT64_MAX, INT64_MIN
 
 __all__ = ["MAX_BYTES", "MAX_OPERATIONS", "SCRIPT", "Batch", "Message", "Sum", "Write"]
@@ -20,7 +21,6 @@ __all__ = ["MAX_BYTES", "MAX_OPERATIONS", "SCRIPT", "Batch", "Message", "Sum", "
 MAX_OPERATIONS: Final = 1_000
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Limit of all keys, values and events of one transaction together."""
-MAX_DELAYED: Final = 100_000
 SCRIPT: Final = "transact"
 _FORMAT: Final = 1
 _CODEC: Final = MsgpackCodec(max_bytes=4 * MAX_BYTES)
@@ -194,7 +194,7 @@ class Batch:
                     place(scheduled_bodies_key(self.keys)),
                     place(message.stream),
                 )
-                numbers = (*places_of, mark, message.delay_ms, MAX_DELAYED)
+                numbers = (*places_of, mark, message.delay_ms, MAX_SCHEDULED)
                 more = " ".join((*map(str, numbers), message.event_id))
             args += (kind, place(key), message.head, message.body, more)
         return SCRIPT, list(places), (*args, stamp)

@@ -19,7 +19,9 @@ from mcp_crew_redis.errors import (
     UnavailableError,
 )
 from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.late_notes import LateNotes
 from mcp_crew_redis.events.operations import SCRIPT, Batch
+from mcp_crew_redis.events.outbox import Outbox
 from mcp_crew_redis.store.counting import may_have_happened
 from mcp_crew_redis.store.gate import Gate
 from mcp_crew_redis.store.journal.calls import EVENT_SCRIPTS
@@ -32,6 +34,7 @@ KIND: Final = "transaction"
 """Of the journal's entries."""
 STANDS, APPLIED, REPEATED, CROWDED, UNEQUAL, OVERFLOW, FORGOTTEN, OTHER = range(8)
 """The outcomes of transact.lua."""
+BEHIND: Final = "what comes before this transaction waits in the journal"
 _CROWDED_PAUSE: Final = 1.0
 _MAX_INSISTED: Final = 10_000
 
@@ -41,13 +44,15 @@ class Transactor:
 
     Args:
         hub: What the rooms of the events share.
+        outbox: Knows which streams have events that wait.
 
     Attributes:
         values: Checks and encodes values.
         mark_ms: How long a transaction is remembered, in milliseconds.
+        aclose: Tells the registry what it has not been told.
     """
 
-    def __init__(self, hub: EventHub) -> None:
+    def __init__(self, hub: EventHub, outbox: Outbox) -> None:
         store, context = hub.store, hub.store.context
         self.values = store.values
         self.mark_ms = ttl_ms(context.tombstone_ttl)
@@ -57,9 +62,15 @@ class Transactor:
         self._registry = store.registry
         self._fallback = store.fallback
         self._journal = store.journal
+        self._passed = outbox.passed
         self._window = store.window
         self._relay = TransactionRelay(hub, self.mark_ms)
+        self.aclose = self._relay.notes.aclose
         store.landing.employ(KIND, self._relay)
+
+    def now_ms(self) -> int:
+        """Return the time by this machine's clock, in milliseconds since 1970."""
+        return round(self._hub.clock.wall() * 1_000)
 
     async def apply(self, batch: Batch) -> tuple[int, list[str]] | None:
         """Apply a transaction, all or nothing; errors as in `Transaction`.
@@ -71,11 +82,9 @@ class Transactor:
         if batch.messages and self._hub.on_used:
             self._hub.used()
         try:
-            if self._journal.first(batch.floor) is not None:
-                raise ConnectionLostError(
-                    "earlier transactions of this tenant wait for Redis"
-                )
             await self._prepare(batch)
+            if self._journal.postings and await self._is_behind(batch):
+                raise ConnectionLostError(BEHIND)
             told = await self._insist(batch)
         except UnavailableError as error:
             await self._defer(batch, error)
@@ -86,6 +95,14 @@ class Transactor:
         stamp = int(told[0])
         self._landed(batch, stamp)
         return stamp, told[1:]
+
+    async def _is_behind(self, batch: Batch) -> bool:
+        """Whether something waits in the journal that comes before this."""
+        for key in (batch.floor, *{each.stream for each in batch.messages}):
+            waits = self._journal.first(key) is not None
+            if waits and not await self._passed(key):
+                return True
+        return False
 
     async def _prepare(self, batch: Batch) -> None:
         """Do what must precede the first write for a tenant and of a type."""
@@ -160,9 +177,13 @@ class TransactionRelay:
     Args:
         hub: What the rooms of the events share.
         mark_ms: How long a transaction is remembered, in milliseconds.
+
+    Attributes:
+        notes: Tells the registry what has landed.
     """
 
     def __init__(self, hub: EventHub, mark_ms: int) -> None:
+        self.notes = LateNotes(hub)
         self._hub = hub
         self._mark_ms = mark_ms
         self._memory_us = mark_ms * 1_000
@@ -186,7 +207,9 @@ class TransactionRelay:
             return "it is none, or of a newer release"
         outcome = int(reply[0])
         if outcome == APPLIED:
-            self.remember(self._batch(posting), self._window_time())
+            batch = self._batch(posting)
+            self.remember(batch, self._window_time())
+            self.notes.add(posting.tenant_id, batch.event_types)
         if outcome in (APPLIED, REPEATED):
             return ""
         if outcome == STANDS:

@@ -223,13 +223,17 @@ class Transaction:
         lines = self._lines
         line = lines.get((event_type, priority)) or lines.line(event_type, priority)
         draft = line.draft(payload, key, attributes)
+        delay_ms = 0 if delay is None else ttl_ms(delay)
+        ends_ms = draft.envelope.expires_ms
+        if ends_ms is not None and ends_ms <= self._transactor.now_ms() + delay_ms:
+            raise DataError("expires_in is to be longer than delay")
         name = id_text(draft.envelope.id)
         message = Message(
             stream=draft.stream,
             event_type=line.event_type,
             event_id=name,
             mark=mark_key(self._keys, name) if idempotent else b"",
-            delay_ms=0 if delay is None else ttl_ms(delay),
+            delay_ms=delay_ms,
             head=draft.head,
             body=draft.body,
         )
