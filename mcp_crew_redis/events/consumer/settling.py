@@ -128,6 +128,8 @@ class Settling:
         for state, entries in acks.items():
             self._acks.setdefault(state, []).extend(entries)
             self._size += len(entries)
+        if self._size:
+            self._due.set()
 
     async def run(self) -> None:
         """Send acknowledgements for as long as it is not cancelled."""
@@ -151,7 +153,6 @@ class Settling:
                 await self._port.send_many(commands)
         except CrewRedisError:
             self.put_back(acks)
-            self._due.set()
             return False
         return True
 
