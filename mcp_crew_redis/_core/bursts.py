@@ -105,11 +105,14 @@ async def send_replicated(
     pool = cast(DedicatedPool, client.connection_pool)
     with translating():
         connection: Any = await pool.get_connection()
+        usual = connection.socket_timeout
+        connection.socket_timeout = timeout + client.node.settings.dedicated_timeout
         is_answered = False
         try:
             replies = await connection.ask(*map(tuple, commands), wait)
             is_answered = True
         finally:
+            connection.socket_timeout = usual
             if not is_answered:
                 close_quietly(connection)
             await pool.put_back(connection)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from mcp_crew_redis._wire.keys import META_NAMESPACE, KeySpace, MetaKey
+from mcp_crew_redis._wire.streams import stream_name
 from mcp_crew_redis.errors import ConfigurationError, DataError, InvalidTtlError
 from mcp_crew_redis.types import DataType, EmbeddingType, Importance, KnowledgeType
 
@@ -127,8 +128,12 @@ def ttl_ms(ttl: float) -> int:
 
 
 def is_permanent(space: KeySpace, key: bytes) -> bool:
-    """Return whether `key` is on the list of keys that never expire."""
-    if key == space.tenants:
+    """Return whether `key` is on the list of keys that never expire.
+
+    An event's stream is: with its expiry all would go that nobody has acknowledged. The
+    janitor bounds it.
+    """
+    if key == space.tenants or stream_name(space, key) is not None:
         return True
     parsed = space.parse(key)
     return (
