@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Unpack
 
 from mcp_crew_redis._wire.keys import TenantKeys
+from mcp_crew_redis.events.dead_letters import DeadLetters
 from mcp_crew_redis.events.event import Event, EventReceipt
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.kinds import EventPriority
@@ -15,6 +16,8 @@ from mcp_crew_redis.events.many import ManyEvents
 from mcp_crew_redis.events.options import EventAttributes, PublishOptions
 from mcp_crew_redis.events.publishing import Publisher, Waiting
 from mcp_crew_redis.events.replaying import Replay
+from mcp_crew_redis.events.rewinding import rewind
+from mcp_crew_redis.events.stats import GroupStats, group_stats
 from mcp_crew_redis.events.tailing import OnOverflow, Tail, Tails
 from mcp_crew_redis.events.transacting import Transactor
 from mcp_crew_redis.events.transaction import Transaction
@@ -179,6 +182,34 @@ class TenantEvents:
             batch=batch,
             include_expired=include_expired,
         )
+
+    def dead_letters(self, group: str) -> DeadLetters:
+        """Return what a group has given up; "-" for what the journal has.
+
+        Raises:
+            InvalidIdentifierError: The group's name is not one.
+        """
+        return DeadLetters(self.hub, self.keys, group)
+
+    def rewind(self, group: str, pattern: str, to: datetime | str) -> Waiting[int]:
+        """Have a group go on at a time, an event, "earliest" or "latest"; see `rewind`.
+
+        Raises:
+            InvalidEventTypeError: The pattern is not one.
+            InvalidIdentifierError: The group's name is not one.
+            DataError: `to` is none of these.
+            UnavailableError: Redis did not answer; the group may have moved in part.
+        """
+        return rewind(self.hub, self.keys, group, pattern, to)
+
+    def stats(self, group: str | None = None) -> Waiting[list[GroupStats]]:
+        """Return how groups stand: what waits, and what was counted; see `GroupStats`.
+
+        Raises:
+            InvalidIdentifierError: The group's name is not one.
+            UnavailableError: Redis did not answer.
+        """
+        return group_stats(self.hub, self.keys, group)
 
     def _draft(self, event: Event[Any]) -> Draft:
         lines, name = self._lines, (event.type, event.priority)
