@@ -54,7 +54,7 @@ class Load:
         max_deliveries: Likewise.
         concurrency: Likewise.
         shared: One event in so many is published by every publisher, under one id.
-        plain: One in so many is not idempotent.
+        plain: One in so many of a publisher's own is not idempotent.
         raising: The handler raises for one in so many.
         deadly: It ends its process for one in so many.
         is_same: Every event is published to each tenant, under the same id and key.
@@ -122,7 +122,8 @@ class Publisher:
 
     async def _publish(self, tenant_id: str, name: str) -> None:
         _, event_type, priority, key = self._load.place(name)
-        is_plain = self._load.is_one(name, self._load.plain)
+        is_own = not name.startswith("all.")
+        is_plain = is_own and self._load.is_one(name, self._load.plain)
         payload = {"tenant": tenant_id, "type": event_type, "name": name}
         number = self._log.begin(
             tenant=tenant_id, id=name, plain=is_plain, start=self._time()
