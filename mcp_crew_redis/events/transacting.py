@@ -24,7 +24,7 @@ from mcp_crew_redis.events.operations import SCRIPT, Batch
 from mcp_crew_redis.events.outbox import Outbox
 from mcp_crew_redis.store.counting import may_have_happened
 from mcp_crew_redis.store.gate import Gate
-from mcp_crew_redis.store.journal.calls import EVENT_SCRIPTS
+from mcp_crew_redis.store.journal.calls import EVENT_SCRIPTS, unpack_call
 from mcp_crew_redis.store.journal.entries import Posting
 from mcp_crew_redis.store.ordered import MAX_TRIES
 
@@ -37,6 +37,8 @@ STANDS, APPLIED, REPEATED, CROWDED, UNEQUAL, OVERFLOW, FORGOTTEN, OTHER = range(
 BEHIND: Final = "what comes before this transaction waits in the journal"
 _CROWDED_PAUSE: Final = 1.0
 _MAX_INSISTED: Final = 10_000
+_MAX_MARGIN_US: Final = 60_000_000
+_CALL: Final = b"\x93"  # how what `pack_call` makes begins: a list of three
 
 
 class Transactor:
@@ -63,7 +65,6 @@ class Transactor:
         self._fallback = store.fallback
         self._journal = store.journal
         self._passed = outbox.passed
-        self._window = store.window
         self._relay = TransactionRelay(hub, self.mark_ms)
         self.aclose = self._relay.notes.aclose
         store.landing.employ(KIND, self._relay)
@@ -174,6 +175,9 @@ class Transactor:
 class TransactionRelay:
     """Lands transactions that waited in the journal; see `landing.Relay`.
 
+    Those that a new server has refused to take back wait as calls of the script: what
+    the replay window knows of them.
+
     Args:
         hub: What the rooms of the events share.
         mark_ms: How long a transaction is remembered, in milliseconds.
@@ -184,18 +188,20 @@ class TransactionRelay:
 
     def __init__(self, hub: EventHub, mark_ms: int) -> None:
         self.notes = LateNotes(hub)
-        self._hub = hub
+        self._tenant = hub.keys.tenant
         self._mark_ms = mark_ms
-        self._memory_us = mark_ms * 1_000
+        # No two clocks agree to the last minute.
+        self._memory_us = mark_ms * 1_000 - min(mark_ms * 100, _MAX_MARGIN_US)
         self._window = hub.store.window
-        self._complained: dict[str, None] = {}  # tried again: by their owner's decision
+        self._now_us = hub.store.context.stamps.hybrid.now_us
+        self._complained: dict[str, None] = {}  # tried again by their owner's decision
 
     def call(self, posting: Posting) -> Call:
         """Return the script that applies it, however often it is run."""
-        memory_us = self._memory_us
-        if posting.id in self._complained:
-            del self._complained[posting.id]
-            memory_us = MAX_STAMP
+        if posting.body[:1] == _CALL:
+            return unpack_call(posting.body, posting.made_us)
+        is_insisted = posting.id in self._complained
+        memory_us = MAX_STAMP if is_insisted else self._memory_us
         try:
             return self._batch(posting).call(posting.made_us, self._mark_ms, memory_us)
         except CodecError:
@@ -204,23 +210,30 @@ class TransactionRelay:
     def settle(self, posting: Posting, reply: object) -> str:
         """Judge the answer: empty when nothing is left to do."""
         if not isinstance(reply, list):
-            return "it is none, or of a newer release"
+            return "it is no transaction, or one of a newer release"
         outcome = int(reply[0])
-        if outcome == APPLIED:
-            batch = self._batch(posting)
-            self.remember(batch, self._window_time())
-            self.notes.add(posting.tenant_id, batch.event_types)
-        if outcome in (APPLIED, REPEATED):
-            return ""
-        if outcome == STANDS:
-            return ""  # its tenant has gone: so has what it would have written
         if outcome == FORGOTTEN:
             self._complain(posting)
             return (
                 "older than REDIS_CREW_TOMBSTONE_TTL: it may have been applied, and "
                 "nobody would know"
             )
-        return str(_refusal(outcome))
+        self._complained.pop(posting.id, None)
+        if outcome == APPLIED:
+            self._landed(posting)
+        # Where the floor stands its tenant is gone, and what it would have written.
+        is_done = outcome in (APPLIED, REPEATED, STANDS)
+        return "" if is_done else str(_refusal(outcome))
+
+    def _landed(self, posting: Posting) -> None:
+        now_us = self._now_us()
+        if posting.body[:1] == _CALL:
+            call = unpack_call(posting.body, now_us)
+            self._window.note(call[1][0], now_us, call)
+            return
+        batch = self._batch(posting)
+        self.remember(batch, now_us)
+        self.notes.add(posting.tenant_id, batch.event_types)
 
     def remember(self, batch: Batch, at: int) -> None:
         """Have a new server told of sums and events that the old one has taken.
@@ -232,11 +245,8 @@ class TransactionRelay:
             self._window.note(batch.mark, at, call)
 
     def _batch(self, posting: Posting) -> Batch:
-        keys = self._hub.keys.tenant(posting.tenant_id)
+        keys = self._tenant(posting.tenant_id)
         return Batch.unpack(posting.id, keys, posting.body)
-
-    def _window_time(self) -> int:
-        return self._hub.store.context.stamps.hybrid.now_us()
 
     def _complain(self, posting: Posting) -> None:
         if len(self._complained) >= _MAX_INSISTED:
