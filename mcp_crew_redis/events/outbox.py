@@ -55,7 +55,7 @@ class Outbox:
         store = hub.store
         self._calls = calls
         self._fallback, self._window = store.fallback, store.window
-        self._postings = store.journal.postings
+        self._postings, self._first = store.journal.postings, store.journal.first
         self._registry, self._keys = store.registry, store.keys
         self._stamps = store.context.stamps
         self._now_us = self._stamps.hybrid.now_us
@@ -119,7 +119,8 @@ class Outbox:
         if self._node.breaker.state is CircuitState.CLOSED:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._node.settings.command_timeout):
-                    while stream in self._postings:
+                    # While it is in trouble, nothing of it gets on.
+                    while self._first(stream) is not None:
                         drained = self._waiters.setdefault(stream, asyncio.Event())
                         await drained.wait()
         if stream in self._postings:

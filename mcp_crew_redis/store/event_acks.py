@@ -49,19 +49,24 @@ class EventAcks:
         return self._acks[next(reversed(self._acks))][0] if self._acks else 0
 
     def note(self, at: int, key: bytes, call: Call) -> bool:
-        """Remember one; of one that is known already, what was first published.
+        """Remember one; one that is known already keeps its place and what it said.
 
         Returns:
             Whether to look now if others are too old.
         """
         mark = call[1][MARK_AT[call[0]]]
-        held = self._acks.pop(mark, None)
-        if held is None:
-            self.size += _size(call)
-        else:
-            call = held[2]
+        if mark in self._acks:
+            return False
+        self.size += _size(call)
         self._acks[mark] = at, key, call
         return self.size > self._max_bytes or len(self._acks) % STRIDE == 0
+
+    def renew(self, at: int, key: bytes, call: Call) -> None:
+        """Remember one behind all others: a new server has it only now."""
+        held = self._acks.pop(call[1][MARK_AT[call[0]]], None)
+        if held is not None:
+            self.size -= _size(held[2])
+        self.note(at, key, call)
 
     def prune(self, since_us: int) -> int:
         """Let go what is older, or too much; return how many were too much."""

@@ -287,6 +287,8 @@ class ReplayWindow:
         name, keys, args = call
         if name == names.MERGE and isinstance(args[0], bytes):
             self.brought(keys[0], args[0])
+        elif name in EVENT_SCRIPTS:
+            self._events.renew(self._now_us(), keys[0], call)
         elif name != names.MERGE:
             self.note(keys[0], self._now_us(), call)
 
