@@ -14,9 +14,11 @@ from typing import Any, Self
 import anyio
 
 from mcp_crew_redis.cli.history import Name, Write
+from mcp_crew_redis.cli.talk import Desk, Said, Talk
 from mcp_crew_redis.clock import Clock
 from mcp_crew_redis.crew import CrewRedis
 from mcp_crew_redis.errors import CrewRedisError
+from mcp_crew_redis.events.kinds import EventPriority, EventType
 from mcp_crew_redis.types import DataType
 
 __all__ = ["BOARD", "COUNTED", "Agents", "Reads", "Work"]
@@ -29,6 +31,7 @@ _AGENTS = ("planner", "searcher")
 _PLANS = 4
 _PAUSE = 0.01
 _EVERY = 5
+_MEASURED = 10
 _MAX_STEPS = 1_000
 _DRAIN_TIMEOUT = 10.0
 
@@ -57,18 +60,21 @@ class Work:
         reads: Their reads.
         journal: `JournalStatistics.as_dict()`, once nothing waited any more.
         drained_at: When that was, by the clock that all processes share.
+        talk: Their events, when that is what was asked for.
     """
 
     writes: list[Write] = field(default_factory=list)
     reads: Reads = field(default_factory=Reads)
     journal: dict[str, Any] = field(default_factory=dict)
     drained_at: float = 0.0
+    talk: Talk = field(default_factory=Talk)
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Self:
         """Take one that has been JSON."""
         writes = [Write(**one | {"name": tuple(one["name"])}) for one in said["writes"]]
-        return cls(**{**said, "writes": writes, "reads": Reads(**said["reads"])})
+        reads, talk = Reads(**said["reads"]), Talk.of(said["talk"])
+        return cls(**{**said, "writes": writes, "reads": reads, "talk": talk})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,6 +86,7 @@ class Agents:
         tenants: For whom each of them works.
         process: What tells their values from those of other processes.
         clock: Time; `monotonic` is the same for all processes of a machine.
+        desk: Where they publish.
         writes: What they have written so far.
         reads: What they have read of it.
     """
@@ -88,6 +95,7 @@ class Agents:
     tenants: tuple[str, ...]
     process: str
     clock: Clock
+    desk: Desk
     writes: list[Write] = field(default_factory=list)
     reads: Reads = field(default_factory=Reads)
     _is_stopped: bool = False
@@ -122,10 +130,25 @@ class Agents:
         )
 
     async def write_board(self, names: Sequence[str], edition: int) -> None:
-        """Write names that other processes write too, for every tenant."""
+        """Write names that other processes write too, for every tenant; tell of it."""
         for tenant_id in self.tenants:
             for name in names:
-                await self._set(tenant_id, name, f"{edition} by {self.process}")
+                value = f"{edition} by {self.process}"
+                if await self._set(tenant_id, name, value):
+                    told = {"name": name, "edition": edition}
+                    await self.desk.say(tenant_id, EventType.KNOWLEDGE_UPDATED, told)
+
+    async def alert(self, what: str) -> list[Said]:
+        """Raise an alert for every tenant."""
+        return [
+            await self.desk.say(
+                tenant_id,
+                EventType.ALERT_RAISED,
+                {"what": what},
+                priority=EventPriority.CRITICAL,
+            )
+            for tenant_id in self.tenants
+        ]
 
     async def _work(self, tenant_id: str, agent: str) -> None:
         for step in range(_MAX_STEPS):
@@ -138,7 +161,17 @@ class Agents:
             if step % _EVERY == 0 and await self._delete(tenant_id, name):
                 await self._read(tenant_id, name, None)
             await self._count(tenant_id)
+            if step % _MEASURED == 0:
+                await self._measure(tenant_id, agent, step)
             await self.clock.sleep(_PAUSE)
+
+    async def _measure(self, tenant_id: str, agent: str, step: int) -> None:
+        await self.desk.say(
+            tenant_id,
+            EventType.TELEMETRY_SAMPLED,
+            {"agent": agent, "step": step},
+            priority=EventPriority.LOW,
+        )
 
     # --- one call ---------------------------------------------------------------------
 

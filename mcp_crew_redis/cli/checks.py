@@ -11,6 +11,8 @@ from mcp_crew_redis.cli.items import Item, digest_of
 from mcp_crew_redis.cli.report import Report
 from mcp_crew_redis.cli.second_process import SecondProcess
 from mcp_crew_redis.cli.shelf import Shelf, unequal
+from mcp_crew_redis.cli.subscribers import Reviewer
+from mcp_crew_redis.cli.talk import Desk
 from mcp_crew_redis.clock import Clock
 from mcp_crew_redis.crew import CrewRedis
 from mcp_crew_redis.types import DataType
@@ -31,6 +33,8 @@ class Stand:
         shelf: What was written through.
         second: The other process.
         clock: Time.
+        desk: Where this process's agents publish.
+        reviewer: Its subscriber that fails until it is repaired.
         round_trips_before: How often the server had read when all began.
     """
 
@@ -39,6 +43,8 @@ class Stand:
     shelf: Shelf
     second: SecondProcess
     clock: Clock
+    desk: Desk
+    reviewer: Reviewer
     round_trips_before: int
 
 
@@ -122,6 +128,7 @@ async def _check_ring(stand: Stand, item: Item) -> bool:
     began = stand.clock.wall()
     tenant = stand.crew.tenant(item.tenant_id)
     await tenant.set(item.data_type, item.identifier, item.value, kind=item.kind)
+    await stand.desk.say_of(item)
     ring = await stand.second.ring()
     while (ring.tenant_id, ring.identifier) != (item.tenant_id, item.identifier):
         ring = await stand.second.ring()  # a change may be told more than once

@@ -3,7 +3,9 @@
 The story, act by act: start the servers, ask them for their tools and one answer each,
 keep both, this repository's documents and a conversation for two tenants; a second
 process reads all of it and is rung when something changes; no tenant sees the other's.
-Then Redis is killed while agents of both processes work; nothing they wrote is lost.
+All along the agents of both processes talk by events, with a slow subscriber and a
+poisonous one. Then Redis is killed while they work; nothing that they wrote or said is
+lost, and every event is accounted for.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from mcp_crew_redis.cli.dialogue import Assignment
 from mcp_crew_redis.cli.documents import documents_of
 from mcp_crew_redis.cli.failure import Steps
 from mcp_crew_redis.cli.items import Item
+from mcp_crew_redis.cli.logbook import Logbook, logs_kept
 from mcp_crew_redis.cli.mcp_servers import (
     McpServer,
     McpServerSpec,
@@ -41,16 +44,23 @@ from mcp_crew_redis.cli.mcp_servers import (
 from mcp_crew_redis.cli.outage import live_through_an_outage
 from mcp_crew_redis.cli.report import Report, printable
 from mcp_crew_redis.cli.second_process import SecondProcess, second_process
-from mcp_crew_redis.cli.shelf import Shelf, rows_of
+from mcp_crew_redis.cli.shelf import Shelf, Written, rows_of
 from mcp_crew_redis.cli.stopping import Ending, wait_for_enter
+from mcp_crew_redis.cli.subscribers import Reviewer, first_subscribers
+from mcp_crew_redis.cli.talk import Desk
+from mcp_crew_redis.cli.talk_count import account_for_events
+from mcp_crew_redis.cli.talk_history import Operator
+from mcp_crew_redis.cli.talking import let_agents_talk
 from mcp_crew_redis.clock import Clock, SystemClock
 from mcp_crew_redis.crew import CrewRedis
+from mcp_crew_redis.services import EventConsumer
 from mcp_crew_redis.settings import CrewSettings
 
 __all__ = ["Stage", "tell"]
 
 _STORE_TIMEOUT = 20.0
 _OUTAGE_TIMEOUT = 30.0
+_TALK_TIMEOUT = 40.0
 _KEEPING = ("--appendonly", "yes")
 
 
@@ -69,6 +79,16 @@ class Stage:
     settings: CrewSettings
     keep: bool = False
     clock: Clock = field(default_factory=SystemClock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What runs while there is a Redis: the server, the crew and what listens."""
+
+    server: EmbeddedServer
+    crew: CrewRedis
+    desk: Desk
+    logbook: Logbook
 
 
 async def tell(stage: Stage, ending: Ending) -> None:
@@ -136,41 +156,79 @@ async def _ask_all(
 
 # --- Redis -------------------------------------------------------------------------
 async def _use_redis(stage: Stage, items: Sequence[Item], ending: Ending) -> None:
+    desk = Desk(process="first", clock=stage.clock)
+    reviewer = Reviewer(desk)
+    consumer = EventConsumer(first_subscribers(desk, reviewer))
     # With a file: what it had acknowledged is still there when it has been killed.
-    async with (
-        EmbeddedServer(
-            binary=stage.settings.embedded_server.binary, options=_KEEPING
-        ) as server,
-        CrewRedis(_settings(stage.settings, server)) as crew,
-    ):
-        shelf = Shelf(crew, stage.clock)
-        with Steps() as steps:
-            steps.begin("storing on the embedded server", _STORE_TIMEOUT)
-            before = await shelf.socket_read_count()
-            written = [await shelf.write(item) for item in items]
-            steps.begin("reading in the second process", _STORE_TIMEOUT)
-            async with second_process(_assignment(crew)) as second:
-                readings = await second.readings()
-                product = crew.redis.statistics().server
-                stage.report.title(f"Kept in {product}, read in process {second.pid}")
-                stage.report.table(rows_of(written, readings))
-                steps.begin("checking", _STORE_TIMEOUT)
-                stand = Stand(
-                    report=stage.report,
-                    crew=crew,
-                    shelf=shelf,
-                    second=second,
-                    clock=stage.clock,
-                    round_trips_before=before,
-                )
-                is_right = await check_all(stand, items, readings)
-                steps.begin("living through the outage", _OUTAGE_TIMEOUT)
-                survived = await live_through_an_outage(stand, server)
-                ending.is_right = is_right and survived
-                if stage.keep:
-                    steps.rest("waiting")
-                    await _stay(stage.report, crew, second)
-                    steps.begin("ending the second process", _STORE_TIMEOUT)
+    async with EmbeddedServer(
+        binary=stage.settings.embedded_server.binary, options=_KEEPING
+    ) as server:
+        settings = _settings(stage.settings, server)
+        with logs_kept() as logbook:
+            async with CrewRedis(settings, services=[consumer]) as crew:
+                desk.crew = crew
+                part = _Part(server=server, crew=crew, desk=desk, logbook=logbook)
+                with Steps() as steps:
+                    await _play(stage, part, reviewer, items, ending, steps)
+
+
+async def _play(
+    stage: Stage,
+    part: _Part,
+    reviewer: Reviewer,
+    items: Sequence[Item],
+    ending: Ending,
+    steps: Steps,
+) -> None:
+    """Store, have it read, and play every act."""
+    shelf = Shelf(part.crew, stage.clock)
+    steps.begin("storing on the embedded server", _STORE_TIMEOUT)
+    before = await shelf.socket_read_count()
+    written = [await _store(shelf, part.desk, item) for item in items]
+    steps.begin("reading in the second process", _STORE_TIMEOUT)
+    async with second_process(_assignment(part.crew)) as second:
+        readings = await second.readings()
+        product = part.crew.redis.statistics().server
+        stage.report.title(f"Kept in {product}, read in process {second.pid}")
+        stage.report.table(rows_of(written, readings))
+        stand = Stand(
+            report=stage.report,
+            crew=part.crew,
+            shelf=shelf,
+            second=second,
+            clock=stage.clock,
+            desk=part.desk,
+            reviewer=reviewer,
+            round_trips_before=before,
+        )
+        steps.begin("checking", _STORE_TIMEOUT)
+        is_right = await check_all(stand, items, readings)
+        ending.is_right = await _talk_through(stand, part, items, steps) and is_right
+        if stage.keep:
+            steps.rest("waiting")
+            await _stay(stage.report, part.crew, second)
+            steps.begin("ending the second process", _STORE_TIMEOUT)
+
+
+async def _store(shelf: Shelf, desk: Desk, item: Item) -> Written:
+    written = await shelf.write(item)
+    await desk.say_of(item)
+    return written
+
+
+async def _talk_through(
+    stand: Stand, part: _Part, items: Sequence[Item], steps: Steps
+) -> bool:
+    """Play the acts of events, the outage in their midst; return whether all held."""
+    operator = Operator()
+    steps.begin("talking by events", _TALK_TIMEOUT)
+    verdicts = [await let_agents_talk(stand, items, operator)]
+    part.logbook.take()
+    steps.begin("living through the outage", _OUTAGE_TIMEOUT)
+    verdicts.append(await live_through_an_outage(stand, part.server, part.logbook))
+    steps.begin("counting events", _TALK_TIMEOUT)
+    verdicts.append(await account_for_events(stand, part.server, operator))
+    return all(verdicts)
 
 
 def _settings(settings: CrewSettings, server: EmbeddedServer) -> CrewSettings:

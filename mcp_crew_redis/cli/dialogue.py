@@ -3,7 +3,7 @@
 first -> second    an Assignment, as its only argument; then an Order a line; the end
                    of standard input ends the second process
 second -> first    {"read": [...]} once, then {"rung": {...}} for each change and
-                   {"done": {...}} for each order: Work, empty but for the last one
+                   {"done": {...}} for each order: Work, empty but for STOP and TELL
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Order(StrEnum):
     WORK = "work"  # let agents work, as the first process does
     BOARD = "board"  # write all of what both processes write
     STOP = "stop"  # stop the agents, wait for the journal, tell all
+    TELL = "tell"  # tell what was published, and what subscribers have heard so far
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

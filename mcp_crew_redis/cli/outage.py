@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
-import structlog
 
 from mcp_crew_redis._core.embedded import EmbeddedServer
 from mcp_crew_redis._wire.codec import MsgpackCodec
@@ -28,6 +26,7 @@ from mcp_crew_redis.cli.cast import TENANTS
 from mcp_crew_redis.cli.checks import Stand
 from mcp_crew_redis.cli.dialogue import Order
 from mcp_crew_redis.cli.history import Name, Verdict, Write, judge
+from mcp_crew_redis.cli.logbook import Logbook
 from mcp_crew_redis.cli.report import Report
 from mcp_crew_redis.testing.side_connection import Reply, SideConnection
 from mcp_crew_redis.types import DataType
@@ -48,7 +47,9 @@ class _Outage:
     back_at: float = 0.0
 
 
-async def live_through_an_outage(stand: Stand, server: EmbeddedServer) -> bool:
+async def live_through_an_outage(
+    stand: Stand, server: EmbeddedServer, logbook: Logbook
+) -> bool:
     """Play the act and tell it; return whether nothing was lost or clobbered.
 
     Raises:
@@ -61,10 +62,10 @@ async def live_through_an_outage(stand: Stand, server: EmbeddedServer) -> bool:
         tenants=tuple(tenant.id for tenant in TENANTS),
         process="first",
         clock=stand.clock,
+        desk=stand.desk,
     )
-    with _events_kept() as events:
-        works, outage = await _work_through(stand, server, agents)
-    stand.report.line("events", f"logged here: {', '.join(events)}")
+    works, outage = await _work_through(stand, server, agents)
+    stand.report.line("log", f"of this process: {logbook.take()}")
     writes = [write for work in works for write in work.writes]
     verdict = judge(writes, await _look(stand, server, writes))
     _tell_figures(stand, works, verdict)
@@ -111,6 +112,7 @@ async def _kill_and_revive(
 async def _write_the_board(stand: Stand, agents: Agents) -> None:
     """Write the same names in both processes, with time between them."""
     await stand.clock.sleep(_PAUSE)
+    await _raise_alerts(stand, agents)
     await agents.write_board(BOARD, edition=1)
     await stand.clock.sleep(_PAUSE)
     await stand.second.obey(Order.BOARD)
@@ -121,6 +123,12 @@ async def _write_the_board(stand: Stand, agents: Agents) -> None:
         f"both processes wrote the same {len(BOARD)} names for each tenant, one after "
         f"the other, and this one {len(_TAKEN_BACK)} of them again",
     )
+
+
+async def _raise_alerts(stand: Stand, agents: Agents) -> None:
+    alerts = await agents.alert("Redis is away")
+    outcomes = ", ".join(f"{one.tenant_id}'s {one.outcome}" for one in alerts)
+    stand.report.line("alert", f"critical, to the other process: {outcomes}")
 
 
 async def _tell_health(stand: Stand, agents: Agents, killed_at: float) -> None:
@@ -135,24 +143,6 @@ async def _tell_health(stand: Stand, agents: Agents, killed_at: float) -> None:
         f"goes on: {count:,} writes of this process accepted since, the slowest "
         f"after {slowest * 1e3:.1f} ms",
     )
-
-
-@contextmanager
-def _events_kept() -> Iterator[dict[str, None]]:
-    """Keep the names of the log's events, which would go to standard error."""
-    seen: dict[str, None] = {}
-
-    def keep(
-        _logger: object, _method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        seen[str(event["event"])] = None
-        raise structlog.DropEvent
-
-    structlog.configure(processors=[keep])
-    try:
-        yield seen
-    finally:
-        structlog.reset_defaults()
 
 
 # --- what stands ---------------------------------------------------------------------

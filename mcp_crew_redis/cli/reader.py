@@ -21,8 +21,11 @@ from mcp_crew_redis.cli.agents import BOARD, Agents, Work
 from mcp_crew_redis.cli.dialogue import Assignment, Order, Readings, Ring, message
 from mcp_crew_redis.cli.failure import Steps, reason_of
 from mcp_crew_redis.cli.items import TYPES, Reading, digest_of
+from mcp_crew_redis.cli.subscribers import second_subscribers
+from mcp_crew_redis.cli.talk import Desk
 from mcp_crew_redis.clock import Clock, SystemClock
 from mcp_crew_redis.crew import CrewRedis
+from mcp_crew_redis.services import EventConsumer
 from mcp_crew_redis.settings import CrewSettings
 from mcp_crew_redis.tenant import Tenant
 from mcp_crew_redis.types import DataType
@@ -109,8 +112,11 @@ async def _read_and_listen(
         unix_socket=Path(task.socket), db=task.db, prefix=task.prefix, start="strict"
     )
     ear, keys = _Ear(clock), KeySpace(task.prefix)
+    desk = Desk(process="second", clock=clock)
+    listeners = second_subscribers(desk, task.tenants)
     try:
-        async with CrewRedis(settings) as crew:
+        async with CrewRedis(settings, services=[EventConsumer(listeners)]) as crew:
+            desk.crew = crew
             # First the ear, then the look: nothing changes unheard in between.
             with crew.bell.listen(keys.namespace_prefix(DataType.KNOWLEDGE), ear):
                 with Steps() as steps:
@@ -122,7 +128,7 @@ async def _read_and_listen(
                 _say(message(read=found))
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_tell_rings, crew, keys, ear.heard)
-                    await _obey(crew, task, clock, orders)
+                    await _obey(crew, task, desk, orders)
     finally:
         ear.close()
 
@@ -150,11 +156,17 @@ async def _read(tenant: Tenant, data_type: DataType, identifier: str) -> object:
 async def _obey(
     crew: CrewRedis,
     task: Assignment,
-    clock: Clock,
+    desk: Desk,
     orders: MemoryObjectReceiveStream[Order],
 ) -> None:
     """Carry out orders; agents go on working while the next ones are heard."""
-    agents = Agents(crew=crew, tenants=task.tenants, process="second", clock=clock)
+    agents = Agents(
+        crew=crew,
+        tenants=task.tenants,
+        process=desk.process,
+        clock=desk.clock,
+        desk=desk,
+    )
     async with anyio.create_task_group() as tasks:
         async for order in orders:
             work = Work()
@@ -162,6 +174,8 @@ async def _obey(
                 tasks.start_soon(agents.work)
             elif order is Order.BOARD:
                 await agents.write_board(BOARD, edition=1)
+            elif order is Order.TELL:
+                work = Work(talk=desk.talk)
             else:
                 work = await agents.finish()
             _say(message(done=work))

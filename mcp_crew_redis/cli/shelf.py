@@ -114,10 +114,10 @@ class Shelf:
     async def names_by_tenant(self) -> dict[str, set[tuple[str, str, str]]]:
         """Return what the server has of every tenant there is, found by SCAN.
 
-        What the layer remembers of a tenant for itself is not counted.
+        What the layer remembers of a tenant for itself is not counted, nor are events.
         """
         found: dict[str, set[tuple[str, str, str]]] = {}
-        types = {data_type.value for data_type in DataType}
+        types = {data_type.value for data_type in DataType} - {DataType.EVENT.value}
         async for raw in self._crew.redis.scan_iter(match=f"{self._keys.prefix}*"):
             key = self._keys.parse(raw)
             if key is not None and key.namespace in types:
