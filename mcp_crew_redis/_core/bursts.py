@@ -34,6 +34,8 @@ async def send_each(port: Port, commands: Sequence[Command]) -> list[Any]:
     Raises:
         UnavailableError: Nothing was sent.
     """
+    if not commands:
+        return []
     packed = [pack_command(tuple(command)) for command in commands]
     node = port.client.node
     is_bulk = sum(map(len, packed)) > node.settings.bulk_bytes
@@ -47,11 +49,11 @@ async def send_each(port: Port, commands: Sequence[Command]) -> list[Any]:
         slots += [lane.submit(b"") for _ in packed[1:]]
         with suppress(Exception):  # in order: with the last one all are answered
             await slots[-1]
-        return [_reply(slot) for slot in slots]
-    finally:
-        if slots and not slots[-1].done():
-            for slot in slots:
-                slot.cancel()  # a reply that nobody waits for is dropped
+    except BaseException:
+        for slot in slots:
+            slot.cancel()  # a reply that nobody waits for is dropped
+        raise
+    return [_reply(slot) for slot in slots]
 
 
 def _reply(slot: Slot) -> Any:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from random import Random
 from typing import Final
 
-from mcp_crew_redis._core.backoff import DecorrelatedJitter
 from mcp_crew_redis._core.breaker import CircuitState
-from mcp_crew_redis._core.owner import TaskOwner
 from mcp_crew_redis._core.port import Call
 from mcp_crew_redis._wire.streams import stream_name
 from mcp_crew_redis._wire.uuid7 import id_text
-from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.errors import UnavailableError
 from mcp_crew_redis.events.calls import ADDED, FULL, MAX_SCHEDULED, PURGED, EventCalls
 from mcp_crew_redis.events.event import EventReceipt
 from mcp_crew_redis.events.hub import EventHub
+from mcp_crew_redis.events.late_notes import LateNotes
 from mcp_crew_redis.events.line import Draft
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.journal.calls import EVENT, PUBLISH, unpack_call
@@ -34,9 +32,6 @@ log = get_logger(__name__)
 MAX_MARGIN: Final = 60.0
 """Seconds, at most a tenth of it all, by which an event is given up before its mark:
 no two clocks agree to the last of them."""
-MAX_PAUSE: Final = 2.0
-LAST_NOTES: Final = 1.0
-"""Seconds at the end for telling the registry what landed."""
 
 
 class Outbox:
@@ -49,6 +44,7 @@ class Outbox:
     Attributes:
         takes: Whether the journal may take what ended with an error.
         committed: Returns when all accepted is as safe as was asked for.
+        aclose: Has what landed noted, if that is quickly done.
     """
 
     def __init__(self, hub: EventHub, calls: EventCalls) -> None:
@@ -56,18 +52,18 @@ class Outbox:
         self._calls = calls
         self._fallback, self._window = store.fallback, store.window
         self._postings, self._first = store.journal.postings, store.journal.first
-        self._registry, self._keys = store.registry, store.keys
+        self._keys = store.keys
         self._stamps = store.context.stamps
         self._now_us = self._stamps.hybrid.now_us
         self.takes, self.committed = self._fallback.takes, self._fallback.committed
-        self._sleep, self._node = hub.clock.sleep, hub.port.client.node
+        self._node = hub.port.client.node
         memory_ms = calls.mark_ms
         margin_ms = min(memory_ms / 10, MAX_MARGIN * 1_000)
         self._max_age_us = round((memory_ms - margin_ms) * 1_000)
         self._given_up: set[str] = set()  # between `call` and `settle`
-        self._unnoted: dict[tuple[str, str], None] = {}
         self._waiters: dict[bytes, asyncio.Event] = {}
-        self._owner = TaskOwner("outbox")
+        self._notes = LateNotes(hub)
+        self.aclose = self._notes.aclose
         store.landing.employ(EVENT, self)
 
     def __repr__(self) -> str:
@@ -160,9 +156,7 @@ class Outbox:
         self._window.note(keys[0], self._now_us(), call)
         stream = stream_name(self._keys, keys[0] if name == PUBLISH else keys[4])
         if stream is not None:
-            self._unnoted[stream.tenant_id, stream.event_type] = None
-            if not self._owner:
-                self._owner.start(self._note(), "note")
+            self._notes.add(stream.tenant_id, (stream.event_type,))
 
     def _wake(self, posting: Posting) -> None:
         """Let those go on who wait for the last one of a stream."""
@@ -170,23 +164,3 @@ class Outbox:
         if waiter is not None and len(self._postings[posting.order_key]) <= 1:
             del self._waiters[posting.order_key]
             asyncio.get_running_loop().call_soon(waiter.set)  # when it has been dropped
-
-    async def _note(self) -> None:
-        """Tell the registry of types that have something in Redis again."""
-        pauses = DecorrelatedJitter(Random(), cap=MAX_PAUSE)  # noqa: S311 - jitter
-        while self._unnoted:
-            name = next(iter(self._unnoted))
-            try:
-                await self._registry.note_type(*name)
-            except CrewRedisError:
-                await self._sleep(next(pauses))
-            else:
-                self._unnoted.pop(name, None)
-
-    async def aclose(self) -> None:
-        """Tell the registry what it has not been told, if that is quickly done."""
-        with suppress(TimeoutError, CrewRedisError):
-            async with asyncio.timeout(LAST_NOTES):
-                for name in list(self._unnoted):
-                    await self._registry.note_type(*name)
-        await self._owner.aclose()
