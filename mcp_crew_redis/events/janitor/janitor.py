@@ -31,6 +31,7 @@ log = get_logger(__name__)
 
 LEAVE_TIMEOUT = 1.0  # seconds at the end for giving its part to others
 MAX_FOREIGN = 10_000  # keys of others that are known as such
+RING_PAUSE = 0.005  # seconds in which due times that ring are looked at once
 
 
 class Janitor(BellListener):
@@ -62,7 +63,7 @@ class Janitor(BellListener):
         self._moves = Round("schedule", self._schedule.work, owns, random, retry)
         self._survey = Survey(hub, self.owns, self._found)
         self._foreign: set[bytes] = set()
-        self._held: frozenset[int] = frozenset()
+        self._surveyed_part: frozenset[int] = frozenset()
         self._shares: Shares | None = None
         self._surveyed = 0.0
         self._is_survey_due = self._is_used = self._is_stopped = False
@@ -71,9 +72,18 @@ class Janitor(BellListener):
 
     def owns(self, tenant_id: str) -> bool:
         """Whether the events of a tenant are for this process now."""
-        shares = self._shares
         number = zlib.crc32(tenant_id.encode()) % SHARES
-        return shares is not None and number in shares.owned
+        if self._shares is not None and number in self._shares.owned:
+            return True
+        if number in self._surveyed_part:
+            # Something goes unnoticed from here on: look around once it is owned again.
+            self._surveyed_part -= {number}
+        return False
+
+    @property
+    def part(self) -> frozenset[int]:
+        """The numbers that it owns now, of 64; a tenant's is that of its name."""
+        return frozenset() if self._shares is None else self._shares.owned
 
     # --- the service ------------------------------------------------------------------
 
@@ -135,12 +145,10 @@ class Janitor(BellListener):
                 if not isinstance(error, UnavailableError):
                     log.warning("janitor.renewal_failed", cause=type(error).__name__)
                 seconds = min(seconds, 1.0) * self._random.uniform(0.5, 1.0)
-                if not self._shares.owned:
-                    self._held = frozenset()
             else:
-                if held.owned - self._held:
+                if held.owned - self._surveyed_part:
                     self._want_survey()
-                self._held = held.owned
+                self._surveyed_part = held.owned
                 self._foreign.clear()
                 give_up = sorted(held.owned)[: held.surplus]
                 if give_up:
@@ -204,7 +212,7 @@ class Janitor(BellListener):
         """Take up a key that is no stream known so far, if it is for this process."""
         if (tenant_id := self._schedule.tenant_of(key)) is not None:
             if self.owns(tenant_id):
-                self._moves.put(key)
+                self._moves.put(key, RING_PAUSE)
             return
         name = self._retention.meet(key)
         if name is not None and self.owns(name.tenant_id):

@@ -15,7 +15,7 @@ __all__ = ["Survey", "candidates"]
 
 PAGE: Final = 256
 """Keys that are asked for in one round trip."""
-REST: Final = 0.005
+REST: Final = 0.001
 """Seconds between two tenants: others use the server too."""
 
 

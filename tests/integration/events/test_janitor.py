@@ -145,7 +145,7 @@ async def test_a_group_that_holds_back_with_nobody_there_is_reported_once(server
 
 def halves(*processes):
     """Whether each of two has half of the work."""
-    return all(len(process.janitor._held) == 32 for process in processes)
+    return all(len(process.janitor.part) == 32 for process in processes)
 
 
 async def test_two_processes_share_the_tenants(server):
@@ -168,6 +168,18 @@ async def test_what_one_process_leaves_another_takes_over(server):
         keys = [await one.add(SHORT.type, 1, tenant=f"t{at}") for at in range(20)]
 
         await wait_until(lambda: not any(map(one.length, keys)), "all are trimmed")
+
+
+async def test_the_part_of_a_dead_process_goes_over_after_its_lease(server):
+    """It could not sign off."""
+    async with process(server) as one:
+        async with process(server) as two:
+            await wait_until(lambda: halves(one, two), "each has its half")
+            two.janitor._shares.leave = two.janitor._shares.hold  # as if it had died
+        keys = [await one.add(SHORT.type, 1, tenant=f"t{at}") for at in range(20)]
+
+        await wait_until(lambda: not any(map(one.length, keys)), "all are trimmed")
+        assert len(one.janitor.part) == 64
 
 
 async def test_an_outage_ends_nothing_and_costs_nothing(server):
