@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import redis
 
 from mcp_crew_redis import CrewRedis
 from mcp_crew_redis._core.backoff import Backoff
@@ -23,12 +24,14 @@ __all__ = [
     "consuming",
     "crew_on",
     "dead_key",
+    "deliveries",
     "groups_of",
     "is_settled",
     "letters",
     "one_handler",
     "pending_of",
     "stream",
+    "tally",
 ]
 
 #: Attempts that follow each other quickly, and always after the same pause.
@@ -120,6 +123,17 @@ def groups_of(server: Any, key: str) -> list[dict[str, Any]]:
     return [_named(group) for group in server.execute("XINFO", "GROUPS", key)]
 
 
+def deliveries(server: Any, key: str, group: str = "g") -> list[tuple[str, int]]:
+    """Return who has each pending entry, and how often it has been delivered."""
+    client = redis.Redis(unix_socket_path=str(server.unix_socket), protocol=2)
+    client.response_callbacks.clear()  # redis-py reads the long form as the short one
+    try:
+        lines = client.execute_command("XPENDING", key, group, "-", "+", 10_000)
+    finally:
+        client.close()
+    return [(consumer.decode(), count) for _, consumer, _, count in lines]
+
+
 def pending_of(server: Any, key: str, group: str = "g") -> int:
     """Return how many entries are pending."""
     counts = [one["pending"] for one in groups_of(server, key) if one["name"] == group]
@@ -158,10 +172,3 @@ def _named(group: Any) -> dict[str, Any]:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-async def gather(*calls: Any) -> None:
-    """Await all of them side by side."""
-    async with asyncio.TaskGroup() as group:
-        for call in calls:
-            group.create_task(call)
