@@ -20,12 +20,14 @@ from mcp_crew_redis.cli.items import Item, digest_of
 from mcp_crew_redis.cli.mcp_servers import McpServerSpec, Patience, running_servers
 from mcp_crew_redis.cli.second_process import second_process
 from mcp_crew_redis.cli.shelf import Shelf
+from mcp_crew_redis.cli.talk import Talk
 from mcp_crew_redis.clock import SystemClock
 from mcp_crew_redis.crew import CrewRedis
+from mcp_crew_redis.events.kinds import EventType
 from mcp_crew_redis.settings import CrewSettings
 from mcp_crew_redis.types import DataType
 from tests.rig.servers import RealServer
-from tests.rig.waiting import wait_until_blocking
+from tests.rig.waiting import wait_until, wait_until_blocking
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = ("-m", "mcp_crew_redis", "demo")
@@ -159,12 +161,20 @@ def figure(output: str, name: str) -> int:
     return int(told[1].replace(",", ""))
 
 
+def figures(output: str, name: str) -> list[int]:
+    """Return all figures of a row."""
+    told = re.search(rf"^  {re.escape(name)} +([\d, ]+)$", output, re.MULTILINE)
+    assert told, output
+    return [int(each.replace(",", "")) for each in told[1].split()]
+
+
 def test_killed_redis_costs_the_agents_nothing(
     stories: list[subprocess.CompletedProcess[str]],
 ) -> None:
     """Writes are deferred, conflicts happen, every entry is accounted for."""
     for done in stories:
         output = done.stdout[done.stdout.index("Redis is killed") :]
+        output = output[: output.index("Every event is accounted for")]
         entries = figure(output, "journal entries, one a key")
         kept = figure(output, "kept the other's newer")
         own = figure(output, "replaced by its own newer")
@@ -174,6 +184,41 @@ def test_killed_redis_costs_the_agents_nothing(
         assert figure(output, "synchronised") + kept + own == entries
         assert kept > 0
         assert (figure(output, "lost"), figure(output, "clobbered")) == (0, 0)
+
+
+def test_events_are_told_and_counted(
+    stories: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """A backlog is overtaken, a poison buried and replayed, and nothing is lost."""
+    for done in stories:
+        overtaken = re.search(r"critical alerts passed (\d+) events", done.stdout)
+        deferred = re.search(r"processes, (\d+) of them into", done.stdout)
+        assert overtaken
+        assert deferred
+        assert int(overtaken[1]) > 50
+        assert int(deferred[1]) > 50
+        assert re.search(r"\d+ tool.discovered: each tool when", done.stdout)
+        assert done.stdout.count("invalid literal for int() with base 10: 'two'") == 2
+        assert "acme's dead letter replayed and handled, nova's purged" in done.stdout
+        assert "acme's deferred, nova's deferred" in done.stdout
+
+
+def test_count_of_events_balances(
+    stories: list[subprocess.CompletedProcess[str]],
+) -> None:
+    """Of what was published for a group all is handled or purged, by four groups."""
+    for done in stories:
+        output = done.stdout[done.stdout.index("Every event is accounted for") :]
+        published = figures(output, "published for the group")
+        handled = figures(output, "handled")
+        purged = figures(output, "of them purged")
+
+        assert len(published) == 4
+        assert all(published)
+        assert [sum(both) for both in zip(handled, purged, strict=True)] == published
+        assert figures(output, "dead letters") == [0, 0, 2, 0]
+        assert sum(figures(output, "redelivered")) >= 4
+        assert figures(output, "lost") == [0, 0, 0, 0]
 
 
 def test_path_with_a_space_and_no_checkout(tmp_path: Path) -> None:
@@ -219,7 +264,7 @@ def test_settings_of_the_application_do_not_reach_its_data(tmp_path: Path) -> No
 @needs_proc
 @pytest.mark.parametrize(
     "words",
-    ["MCP servers over stdio", "One call of each", "Kept in", "kill   SIGKILL"],
+    ["MCP servers over stdio", "One call of each", "Kept in", "slow", "kill   SIGKILL"],
 )
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -233,7 +278,7 @@ def test_signal_leaves_no_process(words: str, number: int, code: int) -> None:
         output = process.communicate(timeout=20)[0]
 
     # Past the last check the story is told, and the signal only hastens its end.
-    is_told = "reads found what their own process" in output
+    is_told = "are unacknowledged in any group" in output
     assert process.returncode in ((code, 0) if is_told else (code,))
     assert "Traceback" not in output
     wait_until_gone(started)
@@ -412,6 +457,31 @@ async def test_second_process_works_when_told(
     assert names["acme"] >= {("acme", "state", name) for name in BOARD}
     assert names["acme"] <= written
     assert (work.reads.wrong, work.journal["depth"]) == (0, 0)
+
+
+async def test_second_process_tells_what_it_has_said_and_heard(
+    server: RealServer, crew: CrewRedis
+) -> None:
+    """It hears of the tenants it is for, and answers each alert with an event."""
+    async with second_process(assignment(server, "acme")) as second:
+        await second.readings()
+        for tenant_id in ("acme", "nova"):
+            await crew.tenant(tenant_id).events.publish(
+                EventType.ALERT_RAISED, {"tenant": tenant_id}, event_id=tenant_id
+            )
+        talk = Talk()
+
+        async def is_heard() -> bool:
+            nonlocal talk
+            talk = (await second.obey(Order.TELL)).talk
+            return bool(talk.heard)
+
+        await wait_until(is_heard, "the alert is heard")
+
+    assert [(one.group, one.event_id) for one in talk.heard] == [("watch", "acme")]
+    assert [(one.event_id, one.outcome) for one in talk.said] == [
+        ("acme-answered", "stored")
+    ]
 
 
 async def test_second_process_that_is_killed_is_noticed(server: RealServer) -> None:
