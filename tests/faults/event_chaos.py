@@ -1,35 +1,32 @@
-"""What the event runs share: their processes, what those tell, and what Redis shows."""
+"""What the event runs share: processes that publish and handle, and how a run ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import redis
-
-from mcp_crew_redis._wire.envelope import unpack_envelope
-from mcp_crew_redis._wire.uuid7 import id_text
-from tests.faults.event_chaos_worker import GROUP, Load
+from tests.faults.event_chaos_load import Load
+from tests.faults.event_chaos_told import Log, Name, Told
+from tests.faults.event_chaos_view import Entry, View
 from tests.rig.servers import RealServer
 from tests.rig.waiting import wait_until
 
-__all__ = ["Entry", "Processes", "Publish", "Told", "View", "handled_all"]
+__all__ = ["GRACE", "Outcome", "Processes", "nothing", "settle"]
 
 WORKER = Path(__file__).with_name("event_chaos_worker.py")
 PATIENCE = 60.0
 """Seconds for a process to begin or to end on a busy machine."""
-
-Name = tuple[str, str]
-"""Of an event: tenant and id."""
-Entry = tuple[str, str]
-"""Of an entry: the key of its stream, and its place there."""
+GRACE = 2.0
+"""Seconds beside `claim_after` within which what a dead process held is handled."""
 
 
 class Processes:
@@ -38,9 +35,13 @@ class Processes:
     Args:
         folder: For the logs.
         load: What they publish and how they handle it.
+
+    Attributes:
+        replaced: How many consumers ended by themselves and were replaced.
     """
 
     def __init__(self, folder: Path, load: Load) -> None:
+        self.replaced = 0
         self._folder, self._load = folder, load
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._counts: Counter[str] = Counter()
@@ -80,10 +81,15 @@ class Processes:
             )
         return name
 
-    async def start_all(self, role: str, socket: str, count: int) -> list[str]:
-        """Start some, and return once all of them work."""
-        names = [await self.start(role, socket) for _ in range(count)]
-        for name in names:
+    async def start_all(
+        self, socket: str, *, consumers: int, publishers: int
+    ) -> tuple[list[str], list[str]]:
+        """Start some of each, and return once all of them work."""
+        names = (
+            [await self.start("consumer", socket) for _ in range(consumers)],
+            [await self.start("publisher", socket) for _ in range(publishers)],
+        )
+        for name in (*names[0], *names[1]):
             await self.ready(name)
         return names
 
@@ -136,6 +142,27 @@ class Processes:
         await self._told(name, lambda log: len(log.statistics) > before, "has told")
         return log.statistics[-1]
 
+    async def all_statistics(self) -> list[dict[str, Any]]:
+        """Ask all consumers."""
+        return [await self.statistics(name) for name in self.names("consumer")]
+
+    async def replacing(
+        self, socket: str, predicate: Callable[[], bool], what: str
+    ) -> None:
+        """Wait, and start another consumer for each that ends meanwhile."""
+
+        async def is_so() -> bool:
+            for name in self.names("consumer"):
+                if self.has_ended(name):
+                    await self.kill(name)
+                    await self.start("consumer", socket)
+                    self.replaced += 1
+            return predicate()
+
+        await wait_until(is_so, what, PATIENCE)
+        for name in self.names("consumer"):
+            await self.ready(name)
+
     async def _told(self, name: str, is_told: Any, what: str) -> None:
         log = self._readers[name]
 
@@ -158,233 +185,75 @@ class Processes:
         return Told(self._readers)
 
 
-# --- what they tell -------------------------------------------------------------------
+# --- the end of a run -----------------------------------------------------------------
 
 
-class Log:
-    """One process's file, read on as it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
-        self.lines: list[dict[str, Any]] = []
-        self.statistics: list[dict[str, Any]] = []
-
-    def read(self) -> None:
-        """Read what is new; a line that is not whole yet is left for later."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        for text in whole.splitlines():
-            line = json.loads(text)
-            (self.statistics if "statistics" in line else self.lines).append(line)
-
-
-@dataclass(slots=True)
-class Publish:
-    """One call of a publisher.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run has come to, when all its processes have ended.
 
     Attributes:
-        name: The event's.
-        process: Which publisher.
-        is_plain: It was not idempotent.
-        start: When it began, on the clock that all processes of a machine share.
-        end: When it returned or raised; infinity if it did neither.
-        outcome: stored, deferred, unknown (it may have happened), or unsent.
+        told: What they have written down.
+        entries: Where each event stands.
+        dead: The dead letters, with their reasons.
+        tally: The counts of all groups.
+        took: Seconds from the end of publishing until all was handled.
     """
 
-    name: Name
-    process: str
-    is_plain: bool
-    start: float
-    end: float = float("inf")
-    outcome: str = "unknown"
+    told: Told
+    entries: dict[Name, list[Entry]]
+    dead: dict[Name, str]
+    tally: Counter[str]
+    took: float
 
     @property
-    def is_promised(self) -> bool:
-        """Whether whoever called may rely on it."""
-        return self.outcome in ("stored", "deferred")
+    def lost(self) -> set[Name]:
+        """What was promised and stands nowhere."""
+        return self.told.promised() - self.entries.keys()
+
+    @property
+    def twice(self) -> list[Name]:
+        """What stands more than once."""
+        return [name for name, places in self.entries.items() if len(places) > 1]
 
 
-@dataclass(slots=True)
-class Handling:
-    """One call of a handler that returned."""
-
-    name: Name
-    process: str
-    place: str
-    count: int
-    at: float
+def nothing(_: Told) -> AbstractSet[Name]:
+    """Excuse no event from being handled."""
+    return frozenset()
 
 
-@dataclass(slots=True)
-class Told:
-    """What the processes have written down.
-
-    Attributes:
-        publishes: Calls, in the order of their logs.
-        handlings: What was handled, by event.
-        crossed: Events that came to somebody they were not for.
-        failures: Events for which a handler raised or its process died, and how often.
-    """
-
-    logs: dict[str, Log]
-    publishes: list[Publish] = field(init=False, default_factory=list)
-    handlings: dict[Name, list[Handling]] = field(init=False)
-    crossed: list[dict[str, Any]] = field(init=False, default_factory=list)
-    failures: Counter[Name] = field(init=False, default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.handlings = defaultdict(list)
-        for process, log in self.logs.items():
-            calls: dict[int, Publish] = {}
-            for line in log.lines:
-                self._take(process, calls, line)
-            self.publishes += calls.values()
-
-    def _take(
-        self, process: str, calls: dict[int, Publish], line: dict[str, Any]
-    ) -> None:
-        if "handled" in line:
-            name = line["tenant"], line["handled"]
-            one = Handling(name, process, line["place"], line["count"], line["at"])
-            self.handlings[name].append(one)
-        elif "outcome" in line:
-            call = calls[line["n"]]
-            call.end, call.outcome = line["end"], line["outcome"]
-        elif "start" in line:
-            name = line["tenant"], line["id"]
-            calls[line["n"]] = Publish(name, process, line["plain"], line["start"])
-        elif "crossed" in line:
-            self.crossed.append(line)
-        elif "raised" in line or "died" in line:
-            self.failures[line["tenant"], line.get("raised") or line["died"]] += 1
-
-    def promised(self) -> set[Name]:
-        """Return the events that some publisher may rely on."""
-        return {one.name for one in self.publishes if one.is_promised}
-
-    def outcomes(self) -> Counter[str]:
-        """Return how often which outcome was told."""
-        return Counter(one.outcome for one in self.publishes)
-
-    def unhandled(self) -> set[Name]:
-        """Return what was promised and never handled."""
-        return self.promised() - self.handlings.keys()
-
-    def repeated(self) -> dict[Name, list[Handling]]:
-        """Return what was handled more than once."""
-        return {
-            name: handlings
-            for name, handlings in self.handlings.items()
-            if len(handlings) > 1
-        }
-
-
-# --- what Redis shows -----------------------------------------------------------------
-
-
-class View:
-    """Looks at streams and groups as they stand on a server.
+async def settle(
+    processes: Processes,
+    server: RealServer,
+    within: float,
+    excused: Callable[[Told], AbstractSet[Name]] = nothing,
+) -> Outcome:
+    """End the publishers, and the consumers when all is handled and nothing pending.
 
     Args:
-        server: Which.
+        processes: What runs.
+        server: Where they publish to.
+        within: Seconds that it may take.
+        excused: Says which events nobody need have handled.
     """
+    clock = asyncio.get_running_loop().time
+    await processes.end(*processes.names("publisher"))
+    start, but = clock(), excused(processes.told())
+    with View(server) as view:
 
-    def __init__(self, server: RealServer) -> None:
-        self._client = redis.Redis(unix_socket_path=server.unix_socket, retry=None)
+        def is_done() -> bool:  # the cheaper look comes first
+            return not view.pending() and processes.told().unhandled() <= but
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def streams(self) -> list[bytes]:
-        """Return the keys of all streams of events."""
-        keys = self._client.keys("*:events:{*}:*:*")
-        return sorted(keys)
-
-    def pending(self, pid: int | None = None) -> dict[Entry, int]:
-        """Return pending entries with their deliveries; of one process, or of all."""
-        for _ in range(2):  # whatever a process that died had sent is done then
-            self._client.ping()
-        found: dict[Entry, int] = {}
-        for key in self.streams():
-            try:
-                told = self._client.xpending_range(key, GROUP, "-", "+", 1_000_000)
-            except redis.ResponseError:
-                continue  # no group yet
-            for one in told:
-                if pid is None or f"-{pid}-".encode() in one["consumer"]:
-                    entry = key.decode(), one["message_id"].decode()
-                    found[entry] = one["times_delivered"]
-        return found
-
-    def unread(self) -> int:
-        """Return how many entries the group has not been given yet."""
-        count = 0
-        for key in self.streams():
-            groups = {one["name"]: one for one in self._client.xinfo_groups(key)}
-            last = groups.get(GROUP.encode(), {"last-delivered-id": b"-"})
-            start = last["last-delivered-id"]
-            after = start if start == b"-" else b"(" + start
-            count += len(self._client.xrange(key, after, "+"))
-        return count
-
-    def entries(self) -> dict[Name, list[Entry]]:
-        """Return where each event stands."""
-        found: dict[Name, list[Entry]] = defaultdict(list)
-        for key in self.streams():
-            tenant = key.decode().partition("{")[2].partition("}")[0]
-            for place, fields in self._client.xrange(key):
-                name = id_text(unpack_envelope(fields[b"m"]).id)
-                found[tenant, name].append((key.decode(), place.decode()))
-        return found
-
-    def dead(self) -> dict[Name, str]:
-        """Return the dead letters, with the reason of each."""
-        found: dict[Name, str] = {}
-        for key in self._client.keys("*:event:{*}:dead:*"):
-            tenant = key.decode().partition("{")[2].partition("}")[0]
-            for _, fields in self._client.xrange(key):
-                name = id_text(unpack_envelope(fields[b"m"]).id)
-                found[tenant, name] = fields[b"_r"].decode()
-        return found
-
-    def tally(self) -> Counter[str]:
-        """Return the counts of all groups together."""
-        total: Counter[str] = Counter()
-        for key in self._client.keys("*:event:{*}:tally:*"):
-            told = self._client.hgetall(key)
-            total.update({name.decode(): int(value) for name, value in told.items()})
-        return total
-
-
-async def handled_all(
-    processes: Processes, view: View, timeout: float, but: frozenset[Name] = frozenset()
-) -> None:
-    """Return once all that was promised is handled and nothing is pending.
-
-    Args:
-        processes: The publishers among them have ended.
-        view: Of their server.
-        timeout: Seconds until it must be so.
-        but: Events that nobody can handle.
-    """
-
-    def left() -> tuple[int, int]:
-        if pending := len(view.pending()):  # the cheaper look
-            return -1, pending
-        return len(processes.told().unhandled() - but), 0
-
-    try:
-        await wait_until(lambda: left() == (0, 0), "all is handled", timeout)
-    except AssertionError as error:
-        unhandled = processes.told().unhandled() - but
-        raise AssertionError(
-            f"{error}: {len(unhandled)} are not, as {sorted(unhandled)[:5]}; "
-            f"{len(view.pending())} are pending, {view.unread()} unread"
-        ) from None
+        try:
+            await wait_until(is_done, "all is handled", within)
+        except AssertionError as error:
+            left = sorted(processes.told().unhandled() - but)
+            raise AssertionError(
+                f"{error}: {len(left)} are not, as {left[:5]}; "
+                f"{len(view.pending())} are pending, {view.unread()} unread"
+            ) from None
+        took = clock() - start
+        await processes.end(*processes.names("consumer"))
+        assert (view.unread(), view.pending()) == (0, {})
+        shown = view.entries(), view.dead(), view.tally()
+    return Outcome(processes.told(), *shown, took)

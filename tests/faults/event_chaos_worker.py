@@ -1,8 +1,8 @@
 """One process of an event run: publishes or handles, and writes down what became of it.
 
 The argument is one JSON object: the `role` (publisher or consumer), the crew's
-`settings`, the `log` to write, and the `load`; see `Load`. A line on standard input asks
-for a line of statistics, its end for a graceful end: a publisher drains its journal.
+`settings`, the `log` to write, and the `load`; see `Load`. A line on standard input
+asks for a line of statistics, its end for a graceful end: publishers drain.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import resource
 import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -31,65 +30,13 @@ from mcp_crew_redis import (
 )
 from mcp_crew_redis._core.backoff import Backoff
 from mcp_crew_redis.events.event import Event
-from mcp_crew_redis.events.kinds import EventPriority
 from mcp_crew_redis.events.subscriptions import Subscriptions
 from mcp_crew_redis.services import EventConsumer
+from tests.faults.event_chaos_load import Load
 from tests.faults.outage_log import CallLog
 
 GROUP = "chaos"
 DRAIN = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What all processes of a run agree on; everything else follows from an event's id.
-
-    Attributes:
-        tenants: How many there are.
-        types: How many event types.
-        callers: Of each publisher, each with its own events.
-        pause: Seconds between two events of a caller.
-        work: Milliseconds that the slowest call of a handler takes.
-        claim_after: Of the subscription.
-        max_deliveries: Likewise.
-        concurrency: Likewise.
-        shared: One event in so many is published by every publisher, under one id.
-        plain: One in so many of a publisher's own is not idempotent.
-        raising: The handler raises for one in so many.
-        deadly: It ends its process for one in so many.
-        is_same: Every event is published to each tenant, under the same id and key.
-    """
-
-    tenants: int = 3
-    types: int = 3
-    callers: int = 4
-    pause: float = 0.01
-    work: float = 100.0
-    claim_after: float = 1.0
-    max_deliveries: int = 5
-    concurrency: int = 32
-    shared: int = 10
-    plain: int = 0
-    raising: int = 0
-    deadly: int = 0
-    is_same: bool = False
-
-    def place(self, name: str) -> tuple[str, str, EventPriority, str]:
-        """Return tenant, type, priority and key of an event."""
-        number = crc32(name.encode())
-        key = f"k{number >> 24 & 7}"
-        if self.is_same:
-            return "", "same.thing", EventPriority.NORMAL, "same"
-        return (
-            f"t{number % self.tenants}",
-            f"kind{(number >> 8) % self.types}.happened",
-            EventPriority(number >> 16 & 3),
-            key,
-        )
-
-    def is_one(self, name: str, of: int) -> bool:
-        """Whether an event is one in so many; each kind by other bits of its id."""
-        return of > 0 and crc32(f"{of}|{name}".encode()) % of == 0
 
 
 class Publisher:
@@ -123,7 +70,7 @@ class Publisher:
     async def _publish(self, tenant_id: str, name: str) -> None:
         _, event_type, priority, key = self._load.place(name)
         is_own = not name.startswith("all.")
-        is_plain = is_own and self._load.is_one(name, self._load.plain)
+        is_plain = is_own and self._load.is_one((tenant_id, name), self._load.plain)
         payload = {"tenant": tenant_id, "type": event_type, "name": name}
         number = self._log.begin(
             tenant=tenant_id, id=name, plain=is_plain, start=self._time()
@@ -165,7 +112,8 @@ class Handler:
         """Handle one event: fail, die, or write a line."""
         load, name = self._load, event.id
         self._check(event)
-        if load.is_one(name, load.deadly):
+        whole = event.tenant_id, name
+        if load.is_one(whole, load.deadly):
             self._log.line(
                 died=name, tenant=event.tenant_id, count=event.delivery_count
             )
@@ -173,7 +121,7 @@ class Handler:
         number = crc32(name.encode())
         if load.work:
             await asyncio.sleep(number % 1_000 / 1_000_000 * load.work)
-        if load.is_one(name, load.raising):
+        if load.is_one(whole, load.raising):
             self._log.line(raised=name, tenant=event.tenant_id)
             raise ValueError(name)
         self._log.line(

@@ -1,0 +1,135 @@
+"""What strikes the processes of an event run, and what their logs must not show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from tests.faults.event_chaos import Processes
+from tests.faults.event_chaos_told import Handling, Name, Publish, Told
+from tests.faults.event_chaos_view import Entry, View
+from tests.rig.servers import RealServer
+
+__all__ = ["Kills", "Outages", "disorder", "logged"]
+
+NOTICE = 0.3
+"""Seconds in which a process may notice that its server is away."""
+
+Entries = dict[Name, list[Entry]]
+
+
+class Kills:
+    """SIGKILLs consumers, and knows what each of them held.
+
+    Attributes:
+        held: By entry, the processes that died while it was pending under their name.
+        count: Of all of them together.
+    """
+
+    def __init__(self, processes: Processes, server: RealServer) -> None:
+        self._processes, self._server = processes, server
+        self.held: dict[Entry, list[str]] = defaultdict(list)
+
+    @property
+    def count(self) -> int:
+        """How many entries they held, together."""
+        return sum(map(len, self.held.values()))
+
+    async def kill(self, name: str) -> None:
+        """Kill one, and note what is pending under its name."""
+        pid = await self._processes.kill(name)
+        with View(self._server) as view:
+            for entry in view.pending(pid):
+                self.held[entry].append(name)
+
+    def unexplained(
+        self, told: Told, entries: Entries
+    ) -> list[tuple[Name, list[Handling]]]:
+        """Return what was handled again although it had been acknowledged.
+
+        A process that died between the two may have handled what it held; nothing else
+        explains a second time.
+        """
+        found = []
+        for name, handlings in told.repeated().items():
+            died = [process for entry in entries[name] for process in self.held[entry]]
+            handlings.sort(key=lambda one: one.at)
+            if not all(one.process in died for one in handlings[:-1]):
+                found.append((name, handlings))
+        return found
+
+
+class Outages:
+    """Takes a server away, and measures what a consumer does meanwhile, each second."""
+
+    def __init__(self, server: RealServer, processes: Processes) -> None:
+        self._server, self._processes = server, processes
+        self._reads = self._lines = self._spent = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"a consumer reads {self._reads:.1f} times, logs {self._lines:.1f} lines "
+            f"and works {self._spent:.3f} s"
+        )
+
+    @property
+    def are_calm(self) -> bool:
+        """Whether nobody spins."""
+        return self._reads < 10 and self._lines < 20 and self._spent < 0.2
+
+    async def outage(self, take_away: Callable[[], object], seconds: float) -> None:
+        """Have one of that length, after the time for noticing it."""
+        take_away()
+        await asyncio.sleep(NOTICE)
+        before = await self._processes.all_statistics()
+        await asyncio.sleep(seconds)
+        after = await self._processes.all_statistics()
+        self._server.start()
+        for old, new in zip(before, after, strict=True):
+            passed = new["at"] - old["at"]
+            reads = new["statistics"]["reads"] - old["statistics"]["reads"]
+            self._reads = max(self._reads, reads / passed)
+            self._lines = max(self._lines, (logged(new) - logged(old)) / passed)
+            self._spent = max(self._spent, (new["spent"] - old["spent"]) / passed)
+
+
+def logged(told: dict[str, Any]) -> int:
+    """Return how many lines a consumer has logged; those of connections are others'."""
+    return sum(
+        count for line, count in told["lines"].items() if line.startswith("consumer.")
+    )
+
+
+def disorder(told: Told, entries: Entries) -> list[tuple[Publish, Publish]]:
+    """Return pairs of one publisher's events that stand in the wrong order.
+
+    Of two that went to the same stream one after the other, where one of them waited
+    in the journal.
+    """
+    by_stream: dict[tuple[str, str], list[tuple[Publish, tuple[int, ...]]]]
+    by_stream = defaultdict(list)
+    for one in told.publishes:
+        if one.is_promised and not one.is_plain and not one.is_shared:
+            key, place = entries[one.name][0]
+            number = tuple(map(int, place.split("-")))
+            by_stream[one.process, key].append((one, number))
+    pairs = [pair for calls in by_stream.values() for pair in _wrong(calls)]
+    return [pair for pair in pairs if "deferred" in {one.outcome for one in pair}]
+
+
+def _wrong(
+    calls: list[tuple[Publish, tuple[int, ...]]],
+) -> list[tuple[Publish, Publish]]:
+    """Return those that began when one was over that stands behind them."""
+    found = []
+    ended = iter(sorted(calls, key=lambda call: call[0].end))
+    over, last = next(ended), None
+    for call in sorted(calls, key=lambda call: call[0].start):
+        while over[0].end < call[0].start:
+            last = over if last is None else max(last, over, key=lambda one: one[1])
+            over = next(ended)  # at the latest, this call itself
+        if last is not None and last[1] > call[1]:
+            found.append((last[0], call[0]))
+    return found
