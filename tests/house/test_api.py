@@ -30,7 +30,9 @@ def test_type_checkers_see_every_public_name():
     """What is loaded lazily is imported under TYPE_CHECKING, and nothing else."""
     source = Path(mcp_crew_redis.__file__).read_text(encoding="utf-8")
     # The formatter breaks a line that is too long.
-    line = re.compile(r"^    from [\w.]+ import (?:\(\s+)?(\w+) as (\w+),?$", re.M)
+    line = re.compile(
+        r"^    from [\w.]+ import (?:\(\s+)?(\w+) as (\w+),?$", re.MULTILINE
+    )
     imported = line.findall(source)
 
     assert all(name == alias for name, alias in imported)
