@@ -156,10 +156,14 @@ class Retention:
         if next_ms < 0:
             if stream.has_rung:
                 return 0.0  # it may be there again
-            self.forget(key)
+            if self._streams.get(key) is stream:
+                self.forget(key)
             return None
-        stream.is_late = not (is_more or held_back) and next_ms > stream.soft_ms
         seconds: float = next_ms / 1e3
+        stream.is_late = not (is_more or held_back) and next_ms > stream.soft_ms
+        if stream.is_late and stream.has_rung:
+            # Perhaps that was the trim itself; perhaps an entry that came after it.
+            stream.is_late, seconds = False, stream.soft_ms / 1e3
         if held_back:
             # An acknowledgement does not ring: look again, the sooner the shorter
             # the events live.
