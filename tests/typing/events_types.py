@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, assert_type
 
-from mcp_crew_redis._core.backoff import Backoff
-from mcp_crew_redis.events.event import Event
-from mcp_crew_redis.events.kinds import EventPriority, EventType
-from mcp_crew_redis.events.outcomes import BatchOutcome, Reject, Retry
-from mcp_crew_redis.events.schemas import EventCatalog, EventSchema
-from mcp_crew_redis.events.subscriptions import ALL_TENANTS, Subscription, Subscriptions
+from mcp_crew_redis import (
+    ALL_TENANTS,
+    Backoff,
+    BatchOutcome,
+    Event,
+    EventCatalog,
+    EventConsumer,
+    EventPriority,
+    EventSchema,
+    EventType,
+    Reject,
+    Retry,
+    Subscriptions,
+    from_cloudevent,
+    to_cloudevent,
+)
+from mcp_crew_redis.events.subscriptions import Subscription
 
 
 class Order:
@@ -79,6 +90,13 @@ def events() -> None:
         type="order.paid", payload=Order, version=2, upcasters={1: dict}
     )
     assert_type(EventCatalog([schema]).get("order.paid"), EventSchema | None)
+
+
+def elsewhere(event: Event[Order]) -> None:
+    """A mapping there, an event of any payload back."""
+    assert_type(to_cloudevent(event), dict[str, Any])
+    assert_type(from_cloudevent({}), Event[Any])
+    assert_type(EventConsumer(subscriptions).statistics()[0].handled, int)
 
 
 def plain(event: Event[Order]) -> None:
