@@ -12,9 +12,12 @@
 -- ARGV[5] start           the first id to look at: "-", an id, or "(" and an id
 -- ARGV[6] count           how many to look at, 1 to 1000
 -- ARGV[7] max_deliveries  what was delivered so often already is buried
--- ARGV[8] bump            1: this counts as a delivery; 0: it repeats one nobody saw
+-- ARGV[8] suspect_from    what was delivered so often already is suspected of killing
+-- its consumers: it is not counted now, but when its handler begins. 0: these were
+-- delivered in an answer that nobody saw, so nothing is counted
 -- Returns {next, entries, dead, lost}: where to go on ("" at the end); {id, fields,
--- deliveries} of what is taken over; how many were buried and how many are gone
+-- deliveries, 1 for a suspect} of what is taken over; how many were buried, and how
+-- many are gone
 -- Expiry: PEXPIRE of 7 days on dead letters, of 30 on the tally
 local question = {'XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], ARGV[5], '+', ARGV[6]}
 if ARGV[3] ~= '' then
@@ -29,21 +32,22 @@ if pending.err then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local from = tonumber(ARGV[8])
 local taken, dead, lost = {}, 0, 0
 for _, entry in ipairs(pending) do
   local id, count = entry[1], tonumber(entry[4])
   local due = redis.call('ZSCORE', KEYS[3], KEYS[1] .. '|' .. id)
   if not due or tonumber(due) <= now then
-    local is_over = ARGV[8] == '1' and count >= tonumber(ARGV[7])
+    local is_over = from > 0 and count >= tonumber(ARGV[7])
+    local is_suspect = from > 0 and count >= from
+    local after = (from == 0 or is_suspect) and count or count + 1
     local found
     -- Before all else: once it has written, a server without memory lets a script end.
     redis.call('ZREM', KEYS[3], KEYS[1] .. '|' .. id)
     if is_over then
       found = redis.call('XRANGE', KEYS[1], id, id)[1]
-    elseif ARGV[8] == '1' then
-      found = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id)[1]
     else
-      found = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', count)[1]
+      found = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'RETRYCOUNT', after)[1]
     end
     if not found then
       redis.call('XACK', KEYS[1], ARGV[1], id)
@@ -60,7 +64,7 @@ for _, entry in ipairs(pending) do
       redis.call('XACK', KEYS[1], ARGV[1], id)
       dead = dead + 1
     else
-      taken[#taken + 1] = {id, found[2], ARGV[8] == '1' and count + 1 or count}
+      taken[#taken + 1] = {id, found[2], after, is_suspect and 1 or 0}
     end
   end
 end
@@ -71,7 +75,7 @@ end
 if lost > 0 then
   redis.call('HINCRBY', KEYS[4], 'lost', lost)
 end
-if #taken > 0 and ARGV[8] == '1' then
+if #taken > 0 and from > 0 then
   redis.call('HINCRBY', KEYS[4], 'redelivered', #taken)
 end
 if dead + lost + #taken > 0 then

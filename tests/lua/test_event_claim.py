@@ -30,8 +30,8 @@ async def bench(any_server):
 
 @pytest.fixture
 def claim(bench):
-    async def claim(*, owner="", idle=0, start="-", count=64, most=5, bump=1):
-        args = (GROUP, "new", owner, idle, start, count, most, bump)
+    async def claim(*, owner="", idle=0, start="-", count=64, most=5, suspect_from=9):
+        args = (GROUP, "new", owner, idle, start, count, most, suspect_from)
         keys = (STREAM, DEAD, PARKED, TALLY)
         return Claimed(*await bench.run("event_claim", keys, *args))
 
@@ -47,8 +47,8 @@ async def test_what_lies_about_is_taken_over(bench, claim):
     assert claimed == (
         b"",
         [
-            [ids[0], [b"m", b"m0", b"d", b"d0"], 2],
-            [ids[1], [b"m", b"m1", b"d", b"d1"], 2],
+            [ids[0], [b"m", b"m0", b"d", b"d0"], 2, 0],
+            [ids[1], [b"m", b"m1", b"d", b"d1"], 2, 0],
         ],
         0,
         0,
@@ -108,7 +108,7 @@ async def test_a_repeated_delivery_is_not_counted(bench, claim):
     """Nobody saw the first one."""
     (entry_id,) = await bench.fill(1, reader="new")
 
-    claimed = await claim(owner="new", bump=0)
+    claimed = await claim(owner="new", suspect_from=0)
 
     assert claimed.entries[0][2] == 1
     assert (await bench.pending())[entry_id].count == 1
@@ -119,7 +119,7 @@ async def test_a_repeated_delivery_is_never_buried(bench, claim):
     """It has not been tried so often."""
     (entry_id,) = await bench.fill(1, reader="new")
 
-    assert (await claim(bump=0, most=1)).ids == [entry_id]
+    assert (await claim(suspect_from=0, most=1)).ids == [entry_id]
     assert await bench.letters() == []
 
 
@@ -274,3 +274,15 @@ async def test_min_idle_counts_from_the_last_touch(bench, claim):
         return (await claim(idle=30)).ids == [entry_id]
 
     await wait_until(taken, "it is old enough")
+
+
+async def test_a_suspect_is_counted_when_its_handler_begins(bench, claim):
+    """Who dies of one entry must not use up the attempts of those beside it."""
+    (entry_id,) = await bench.fill(1, reader="old")
+
+    first = await claim(suspect_from=2)
+    second = await claim(suspect_from=2)
+
+    assert [entry[2:] for entry in first.entries] == [[2, 0]]
+    assert [entry[2:] for entry in second.entries] == [[2, 1]]
+    assert (await bench.pending())[entry_id].count == 2

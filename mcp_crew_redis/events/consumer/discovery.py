@@ -86,6 +86,9 @@ class Discovery(BellListener):
     def on_healthy(self) -> None:
         """Look for all there is: nobody has told of it."""
         self._look.set()
+        if not self._is_first:
+            for runner in self._runners:
+                runner.server_changed()
 
     def on_tick(self) -> None:
         """Look by oneself, where there is no bell."""
@@ -148,12 +151,27 @@ class Discovery(BellListener):
             count += 1
             if count % PAGE == 0:
                 await self._clock.sleep(0)
+        await self._note_known()
         self._ring_all()
         if self._is_first:
             self._is_first = False
             for runner in self._runners:
                 runner.surveyed()
             log.info("consumer.streams_surveyed", tenants=count)
+
+    async def _note_known(self) -> None:
+        """Write down the streams that are read here: a server may forget the registry.
+
+        Whoever has been writing to them believes that it was noted.
+        """
+        names = {
+            state.name[:2]
+            for runner in self._runners
+            for state in runner.streams()
+            if not state.is_new
+        }
+        for tenant_id, event_type in names:
+            await self._hub.store.registry.note_type(tenant_id, event_type)
 
     def _survey_type(self, tenant_id: str, event_type: str) -> None:
         if not any(

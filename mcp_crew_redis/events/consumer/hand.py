@@ -36,9 +36,18 @@ class Held:
         count: Deliveries, this one included.
         since: When it came or was last held on to, in monotonic seconds.
         is_copy: Its event is in this process under another entry.
+        is_suspect: Its last handlers may have died of it: it is handled alone.
     """
 
-    __slots__ = ("count", "entry_id", "event", "is_copy", "since", "stream")
+    __slots__ = (
+        "count",
+        "entry_id",
+        "event",
+        "is_copy",
+        "is_suspect",
+        "since",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -53,7 +62,21 @@ class Held:
         self.event = event
         self.count = count
         self.since = since
-        self.is_copy = False
+        self.is_copy = self.is_suspect = False
+
+    def recount(self, count: int) -> None:
+        """Take note of another number of deliveries; the event says it too."""
+        self.count = count
+        event = self.event
+        self.event = Event.of(
+            event.type,
+            event.tenant_id,
+            int(event.priority),
+            event.payload,
+            event.fields,
+            event.stream_id,
+            count,
+        )
 
 
 class Hand:
@@ -83,6 +106,8 @@ class Hand:
         self._queues: tuple[deque[Held], ...] = tuple(
             deque() for _ in range(LANE_COUNT)
         )
+        self._suspects: deque[Held] = deque()
+        self._suspect: Held | None = None  # the one that is being handled
         self._wheel = LaneWheel()
         self._order = KeyOrder(self._queue) if subscription.ordering else None
         # For those that want no duplicates: the events in this process, by name.
@@ -100,7 +125,8 @@ class Hand:
         self._on_room = on_room
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues))
+        suspects = 0 if self._suspect is not None else len(self._suspects)
+        return sum(map(len, self._queues)) + suspects
 
     # --- room -------------------------------------------------------------------------
 
@@ -151,13 +177,17 @@ class Hand:
 
     def queue(self, held: Held) -> None:
         """Let an entry that is held have its turn."""
-        if self._order is None:
-            self._queues[held.stream.name.lane].append(held)
-        else:
+        if self._order is not None:
             self._order.admit(held)
+        elif held.is_suspect:
+            self._suspects.append(held)
+        else:
+            self._queues[held.stream.name.lane].append(held)
 
     def _queue(self, held: Held) -> None:
-        self._queues[held.stream.name.lane].append(held)
+        queues = self._queues
+        queue = self._suspects if held.is_suspect else queues[held.stream.name.lane]
+        queue.append(held)
 
     def next(self, *, is_plain: bool) -> Held | None:
         """Return the entry whose turn it is; None for none.
@@ -171,6 +201,9 @@ class Hand:
                 return None
             self._wheel.next(queues, forced=0)  # ahead of its turn, not above its share
             return queues[0].popleft()
+        if self._suspects and self._suspect is None:
+            self._suspect = self._suspects.popleft()
+            return self._suspect
         ready = [queue for queue in queues if queue]
         if len(ready) == 1:
             return ready[0].popleft()
@@ -184,6 +217,8 @@ class Hand:
         tenant_id = stream.name.tenant_id
         queue = self._queues[stream.name.lane]
         batch = [first]
+        if first.is_suspect:
+            return batch
         while queue and len(batch) < most:
             if queue[0].stream is not stream and (
                 queue[0].stream.name.tenant_id != tenant_id
@@ -192,14 +227,25 @@ class Hand:
             batch.append(queue.popleft())
         return batch
 
-    def finished(self, held: Held) -> None:
-        """Let an entry go: handled, parked, buried, or lost."""
+    def forget(self, held: Held) -> None:
+        """Its event is not in this process any more, or all can see it was handled."""
+        if self._names is not None and not held.is_copy:
+            self._names.discard(_name(held))
+
+    def finished(self, held: Held, *, is_handled: bool = False) -> None:
+        """Let an entry go: handled, parked, buried, or lost.
+
+        Where no duplicates are wanted `forget` follows for one that was handled, when
+        that is written down.
+        """
         if held.stream.held.pop(held.entry_id, None) is None:
             return
         self.count -= 1
         self._finished += 1
-        if self._names is not None and not held.is_copy:
-            self._names.discard(_name(held))
+        if held is self._suspect:
+            self._suspect = None
+        if self._names is not None and not is_handled:
+            self.forget(held)
         if self._order is not None:
             self._order.finished(held)
         if self.count <= self._wake_at:
@@ -208,22 +254,20 @@ class Hand:
 
     def again(self, held: Held, count: int) -> None:
         """Queue an entry once more that was kept for its next attempt."""
-        held.count = count
-        event = held.event
-        held.event = Event.of(
-            event.type,
-            event.tenant_id,
-            int(event.priority),
-            event.payload,
-            event.fields,
-            event.stream_id,
-            count,
-        )
+        held.recount(count)
         self._queue(held)
+
+    def set_aside(self, held: Held) -> None:
+        """Let other suspects have their turn: this one has killed nobody."""
+        held.is_suspect = False
+        if held is self._suspect:
+            self._suspect = None
 
     def unstarted(self) -> list[Held]:
         """Take everything out that no handler has begun with."""
         waiting = [held for queue in self._queues for held in queue]
+        waiting += self._suspects
+        self._suspects.clear()
         if self._order is not None:
             waiting += self._order.clear()
         for queue in self._queues:

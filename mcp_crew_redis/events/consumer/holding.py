@@ -59,10 +59,15 @@ class Holding:
             except CrewRedisError as error:
                 log.info("consumer.hold_failed", cause=type(error).__name__)
 
-    async def give_back(self, entries: Sequence[Held]) -> bool:
-        """Let others have entries at once, as if they had not been delivered here."""
+    async def give_back(self, entries: Sequence[Held], bump: int) -> bool:
+        """Let others have entries at once.
+
+        Args:
+            entries: Those with which no handler has begun.
+            bump: -1 for those whose delivery here was counted.
+        """
         try:
-            await self._hold(entries, idle_ms=self._idle_ms, bump=-1)
+            await self._hold(entries, idle_ms=self._idle_ms, bump=bump)
         except CrewRedisError as error:
             log.info("consumer.give_back_failed", cause=type(error).__name__)
             return False

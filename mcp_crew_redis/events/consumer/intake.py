@@ -56,7 +56,7 @@ class Intake:
         settling: Settling,
         counts: ConsumerCounts,
     ) -> None:
-        self._decoder = Decoder(hub.codec, hub.catalog)
+        self._decode = Decoder(hub.codec, hub.catalog).event
         self._port, self._keys = hub.port, hub.keys
         self._monotonic = hub.clock.monotonic
         self._now_us = hub.store.context.stamps.hybrid.now_us
@@ -67,44 +67,63 @@ class Intake:
         self._unsure: list[Held] = []  # perhaps handled already
         self._notes: Counter[tuple[str, str]] = Counter()
 
-    def take(
-        self, state: StreamState, entries: Iterable[Any], *, is_again: bool = False
-    ) -> int:
-        """Take in entries, each `[id, fields]` or, if `is_again`, with a count.
-
-        Returns how many of them are new here.
-        """
-        decode, payload = self._decoder.event, self._subscription.payload
+    def take(self, state: StreamState, entries: Iterable[Any]) -> None:
+        """Take in entries that were never delivered before, each `[id, fields]`."""
         now, size, taken = self._monotonic(), 0, 0
-        for entry in entries:
-            entry_id, fields = entry[0], entry[1]
-            count = int(entry[2]) if is_again else 1
-            if entry_id in state.held:
-                continue
-            if not is_again:
-                state.last_id = entry_id
+        for entry_id, fields in entries:
+            state.last_id = entry_id
             taken += 1
-            if fields is None:
-                self._lost(state, entry_id, now)
-                continue
-            if len(fields) == OURS and fields[0] == ENVELOPE and fields[2] == BODY:
-                m, d = fields[1], fields[3]
-                size += len(m) + len(d)
-            else:
-                m, d = parts_of(fields)
-                size += sum(map(len, fields))
-            try:
-                event = decode(state.name, entry_id, m, d, count, payload)
-            except CodecError as error:
-                self._spoil(state, entry_id, count, now, str(error))
-                continue
-            self._admit(Held(state, entry_id, event, count, now))
+            size += self._take(state, entry_id, fields, 1, now)
         if taken:
-            self._counts.redelivered += taken * is_again
             _measure(state, size / taken)
             if self._hand:
                 self._workers.stir()
-        return taken
+
+    def take_again(self, state: StreamState, entries: Iterable[Any]) -> None:
+        """Take in entries that were delivered before.
+
+        Each is `[id, fields, deliveries]`, or with a fourth part that tells a suspect.
+        """
+        now = self._monotonic()
+        for entry_id, fields, count, *more in entries:
+            if entry_id not in state.held:
+                self._counts.redelivered += 1
+                is_suspect = bool(more and more[0])
+                self._take(state, entry_id, fields, int(count), now, is_suspect)
+        if self._hand:
+            self._workers.stir()
+
+    def _take(
+        self,
+        state: StreamState,
+        entry_id: bytes,
+        fields: list[bytes] | None,
+        count: int,
+        now: float,
+        is_suspect: bool = False,  # noqa: FBT001, FBT002 - a hot path
+    ) -> int:
+        """Take in one entry and return its size in bytes."""
+        if fields is None:
+            self._lost(state, entry_id, now)
+            return 0
+        m: bytes | None
+        d: bytes | None
+        if len(fields) == OURS and fields[0] == ENVELOPE and fields[2] == BODY:
+            _, m, _, d = fields
+            size = len(m) + len(d)
+        else:
+            m, d = parts_of(fields)
+            size = sum(map(len, fields))
+        payload = self._subscription.payload
+        try:
+            event = self._decode(state.name, entry_id, m, d, count, payload)
+        except CodecError as error:
+            self._spoil(state, entry_id, count, now, str(error))
+        else:
+            held = Held(state, entry_id, event, count, now)
+            held.is_suspect = is_suspect
+            self._admit(held)
+        return size
 
     async def settle(self) -> None:
         """Finish what `take` could not do without Redis; does nothing mostly.
@@ -115,9 +134,8 @@ class Intake:
         if self._unsure:
             await self._sort_out()
         while self._spoiled:
-            held, reason = self._spoiled[-1]
+            held, reason = self._spoiled.pop()
             await self._settling.bury(held, reason)
-            self._spoiled.pop()
         while self._notes:
             (tenant_id, field), count = self._notes.popitem()
             await self._settling.tally(tenant_id, field, count)
@@ -159,7 +177,7 @@ class Intake:
 
     async def _sort_out(self) -> None:
         """Skip what this group has handled before."""
-        unsure = self._unsure
+        unsure, self._unsure = self._unsure, []
         group = self._subscription.group
         commands = [
             (
@@ -170,8 +188,11 @@ class Intake:
             )
             for held in unsure
         ]
-        replies = await self._port.send_many(commands)
-        self._unsure = []
+        try:
+            replies = await self._port.send_many(commands)
+        except BaseException:
+            self._unsure += unsure
+            raise
         for held, reply in zip(unsure, replies, strict=True):
             if reply == 1 or self._hand.is_here(held):
                 held.is_copy = True

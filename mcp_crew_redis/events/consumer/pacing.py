@@ -49,10 +49,13 @@ class SweepPace:
         self.due = min(self.due, now)
 
     def postpone(self) -> None:
-        """Give all consumers time for a sign of life: Redis was away for everybody."""
-        now = self._monotonic()
-        self.due = max(self.due, now + self._claim_after / 2)
-        self._until = max(self._until, self.due + 2 * self._step)
+        """Sweep in a while, neither sooner nor later: Redis was away for everybody.
+
+        Its consumers could show no sign of life, and it may have forgotten what they
+        had acknowledged.
+        """
+        self.due = self._monotonic() + self._claim_after / 2
+        self._until = self.due + self._claim_after * BEATS
 
     def swept(self) -> None:
         """Take note of a complete sweep."""

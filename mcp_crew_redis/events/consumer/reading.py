@@ -77,6 +77,10 @@ class Reader:
         self._pauses = DecorrelatedJitter(hub.random, cap=MAX_PAUSE)
         self._wake = asyncio.Event()
         self._is_ending = False
+        # While one reply is worked on the next is asked for. Where order counts, one
+        # at a time: nothing may come between.
+        self._loops = 1 if subscription.ordering else 2
+        self._asked = 0  # entries that are on their way
         self.wake = self._wake.set
 
     def finish(self) -> None:
@@ -86,6 +90,11 @@ class Reader:
 
     async def run(self) -> None:
         """Read until `finish`."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._loops):
+                group.create_task(self._loop())
+
+    async def _loop(self) -> None:
         while not self._is_ending:
             self._wake.clear()
             wanted = [] if self._settling.is_full else self._plan()
@@ -97,7 +106,7 @@ class Reader:
                 await self._read(wanted)
             except UnavailableError:
                 self._counts.read_failures += 1
-                self._recovery.pace.postpone()
+                self._recovery.postpone()
                 await self._clock.sleep(next(self._pauses))
             except CrewRedisError as error:
                 log.warning("consumer.read_refused", error=type(error).__name__)
@@ -110,7 +119,7 @@ class Reader:
         table = self._table
         if not table.is_ready:
             return []
-        plain, critical = self._hand.room()
+        plain, critical = (room - self._asked for room in self._hand.room())
         room = min(critical if plain <= 0 else plain, self._hand.chunk)
         ready = [table.is_lane_ready(lane) for lane in range(LANE_COUNT)]
         if plain <= 0:
@@ -137,6 +146,12 @@ class Reader:
         if not (commands or reads):
             return
         self._counts.reads += 1
+        asked = sum(count for _, count in clean)
+        self._asked += asked
+        for state, _ in clean:
+            if state.is_full and self._loops > 1:
+                self._table.rung(state)
+                self._wake.set()
         try:
             replies = await self._port.send_many([*commands, *reads])
         except UnavailableError as error:
@@ -148,6 +163,8 @@ class Reader:
         except BaseException:
             self._settling.put_back(acks)
             raise
+        finally:
+            self._asked -= asked
         self._check_acks(acks, replies[: len(commands)])
         self._pauses.reset()
         await self._take(clean, replies[len(commands) :])
@@ -172,7 +189,8 @@ class Reader:
             state.is_new = False
             entries = _entries(reply)
             self._intake.take(state, entries)
-            if len(entries) >= count or state.is_rung:
+            state.is_full = len(entries) >= count
+            if state.is_full or state.is_rung:
                 self._table.rung(state)
         await self._intake.settle()
         if missing:

@@ -36,6 +36,9 @@ log = get_logger(__name__)
 
 CHUNK: Final = 64
 """Entries of one stream, or streams of one sweep, in one round trip."""
+SUSPECT_FROM: Final = 2
+"""Deliveries without an answer after which an entry is suspected of killing whoever
+handles it: it is handled alone, so that none beside it is buried with it."""
 SLACK: Final = 0.005
 """Seconds after a due time that the server is asked: clocks are not quite the same."""
 CROWDED: Final = 0.05
@@ -102,6 +105,11 @@ class Recovery:
         """Look for what another consumer has left behind."""
         self.pace.hasten()
         self.look_for_parked()
+
+    def postpone(self) -> None:
+        """Look in a while, and not before: see `SweepPace.postpone`."""
+        self.pace.postpone()
+        self._wake.set()
 
     def look_for_parked(self) -> None:
         """Ask for every tenant what waits for its next attempt."""
@@ -213,9 +221,11 @@ class Recovery:
         """
         if state.is_doubtful:
             start = b"(" + state.last_id if state.last_id else b"-"
-            call = self._claim(state, start, owner=self._consumer, idle_ms=0, bump=0)
+            call = self._claim(
+                state, start, owner=self._consumer, idle_ms=0, suspect_from=0
+            )
         else:
-            call = self._claim(state, b"-", owner="", idle_ms=0, bump=1)
+            call = self._claim(state, b"-", owner="", idle_ms=0)
         reply = await self._port.run(*call)
         following = await self._claimed(state, reply)
         if following:
@@ -264,11 +274,14 @@ class Recovery:
         owner: str = "",
         idle_ms: int,
         count: int = CHUNK,
-        bump: int = 1,
+        suspect_from: int = SUSPECT_FROM,
     ) -> Call:
         books = self._settling.books(state.name.tenant_id)
         most = self._subscription.max_deliveries
-        args = (self._group, self._consumer, owner, idle_ms, start, count, most, bump)
+        # The last attempt is never one of many at a time.
+        suspect_from = min(suspect_from, max(1, most - 1))
+        who = (self._group, self._consumer, owner)
+        args = (*who, idle_ms, start, count, most, suspect_from)
         return "event_claim", (state.key, *books), args
 
     async def _claimed(self, state: StreamState, reply: Sequence[Any]) -> bytes:
@@ -283,5 +296,5 @@ class Recovery:
 
     async def _admit(self, state: StreamState, entries: Sequence[Any]) -> None:
         if entries:
-            self._intake.take(state, entries, is_again=True)
+            self._intake.take_again(state, entries)
             await self._intake.settle()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import asdict
 from secrets import token_hex
 from typing import Final
@@ -110,6 +111,7 @@ class Runner:
         self._recovery.note_parked(tenant_id, after)
 
     def _keep(self, held: Held, after: float) -> None:
+        self._hand.set_aside(held)
         self._kept.keep(held, after)
         self._recovery.wake()
 
@@ -129,6 +131,10 @@ class Runner:
         state.is_taken_over = self._presence.is_divided and name.partition is not None
         return state
 
+    def streams(self) -> Iterator[StreamState]:
+        """Give every stream that is known."""
+        return iter(self._table)
+
     def ring(self, state: StreamState) -> None:
         """Take note that a stream may have grown."""
         if self._table.get(state.key) is not state:  # it was forgotten meanwhile
@@ -141,6 +147,10 @@ class Runner:
         for state in self._table:
             self._table.rung(state)
         self._reader.wake()
+
+    def server_changed(self) -> None:
+        """Look, in a while, for what another server, or the same, has forgotten."""
+        self._recovery.postpone()
 
     def surveyed(self) -> None:
         """Take note that all streams there are have been rung.
@@ -188,8 +198,12 @@ class Runner:
                         self._check(),
                     )
                 ]
-                await self._reader.run()
-                await self._wind_up()
+                try:
+                    await self._reader.run()
+                    await self._wind_up()
+                except BaseException:
+                    self._workers.abort()
+                    raise
                 for task in background:
                     task.cancel()
         finally:
@@ -204,10 +218,13 @@ class Runner:
 
     async def _wind_up(self) -> None:
         """Wait for the calls under way; give back what none has begun with."""
-        unstarted = [*self._hand.unstarted(), *self._kept.clear()]
-        if await self._holding.give_back(unstarted):
-            for held in unstarted:
-                self._hand.finished(held)
+        unstarted = self._hand.unstarted()
+        unseen = [held for held in unstarted if not held.is_suspect]
+        counted = [held for held in unstarted if held.is_suspect] + self._kept.clear()
+        for entries, bump in ((unseen, -1), (counted, 0)):
+            if await self._holding.give_back(entries, bump):
+                for held in entries:
+                    self._hand.finished(held)
         self._workers.finish()
         while self._workers.busy:
             await self._clock.sleep(0.005)

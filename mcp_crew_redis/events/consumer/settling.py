@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
@@ -35,6 +36,8 @@ MAX_BOOKS: Final = 10_000
 SEEN_MS: Final = 86_400_000
 """How long the events handled by a group that wants no duplicates are remembered."""
 CHUNK: Final = 500
+UNTOLD: Final = -2
+"""What a script would have answered is not known."""
 
 Acks = dict[StreamState, list[Held]]
 
@@ -96,7 +99,7 @@ class Settling:
 
     def done(self, held: Held) -> None:
         """Acknowledge an entry, soon."""
-        self._hand.finished(held)
+        self._hand.finished(held, is_handled=True)
         waiting = self._acks.get(held.stream)
         if waiting is None:
             self._acks[held.stream] = [held]
@@ -149,6 +152,8 @@ class Settling:
         try:
             if self._subscription.dedup:
                 await self._port.run_many(self._done_calls(acks))
+                for held in chain.from_iterable(acks.values()):
+                    self._hand.forget(held)
             else:
                 await self._port.send_many(commands)
         except CrewRedisError:
@@ -192,10 +197,24 @@ class Settling:
             (stream.key, self.books(tenant_id).parked),
             (self._group, self._consumer, held.entry_id, round(after * 1_000)),
         )
-        if is_ours == 0:
-            self._counts.taken_away += 1
+        self._counts.taken_away += is_ours == 0
         self._hand.finished(held)
-        self._on_parked(tenant_id, after)
+        if is_ours == 1:
+            self._on_parked(tenant_id, after)
+
+    async def begin(self, held: Held) -> bool:
+        """Count the delivery of a suspect, before its handler may die of it.
+
+        False: it is not ours any more, or the consumer ends.
+        """
+        args = (self._group, self._consumer, 0, 1, held.entry_id)
+        gone = await self._insist("event_hold", (held.stream.key,), args)
+        if gone != 0:
+            self._counts.taken_away += gone > 0
+            self._hand.finished(held)
+            return False
+        held.recount(held.count + 1)
+        return True
 
     async def bury(self, held: Held, reason: str) -> None:
         """Make a dead letter of an entry."""
@@ -214,10 +233,9 @@ class Settling:
                 event_type=stream.name.event_type,
                 deliveries=held.count,
             )
-        elif outcome == -1:
-            self._counts.lost += 1
         else:
-            self._counts.taken_away += 1
+            self._counts.lost += outcome == -1
+            self._counts.taken_away += outcome == 0
         self._hand.finished(held)
 
     async def _insist(
@@ -230,10 +248,11 @@ class Settling:
         pauses = DecorrelatedJitter(self._random, cap=2.0)
         while True:
             try:
-                return int(await self._port.run(script, keys, args, is_repeatable=True))
+                reply = await self._port.run(script, keys, args, is_repeatable=True)
+                return len(reply) if isinstance(reply, list) else int(reply)
             except UnavailableError:
                 if self._is_ending:
-                    return 0
+                    return UNTOLD
                 await self._clock.sleep(next(pauses))
             except CrewRedisError as error:
                 # It stays pending: another attempt finds it when its time is up.
@@ -242,7 +261,7 @@ class Settling:
                     script=script,
                     error=type(error).__name__,
                 )
-                return 0
+                return UNTOLD
 
     # --- counts -----------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class Verdicts:
         self._counts = counts
         self._keep = keep
         self.done = settling.done
+        self.begin = settling.begin
 
     async def failed(self, held: Held, error: Exception) -> None:
         """Have it tried again, or make a dead letter of it."""
@@ -80,6 +81,14 @@ class Verdicts:
 def reason_of(error: Exception) -> str:
     """Return why, for the tenant's own dead letters; never for a log."""
     if isinstance(error, (Retry, Reject)) and error.reason:
-        return error.reason
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return _clean(error.reason)
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own code
+        return name
+    return _clean(f"{name}: {text}" if text else name)
+
+
+def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()[:MAX_REASON]

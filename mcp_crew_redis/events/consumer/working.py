@@ -74,7 +74,7 @@ class Workers:
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._plain = 0  # calls taken up by what is not critical
-        self._is_stirring = self._is_ending = False
+        self._is_stirring = self._is_ending = self._is_aborting = False
 
     @property
     def busy(self) -> int:
@@ -110,6 +110,13 @@ class Workers:
             if worker.woken is not None and not worker.woken.done():
                 worker.woken.set_result(None)
 
+    def abort(self) -> None:
+        """End every call now; what comes of it is cancelled, not failed."""
+        self._is_aborting = self._is_ending = True
+        for worker in self._workers:
+            if worker.task is not None:
+                worker.task.cancel()
+
     def check(self) -> None:
         """Cancel calls that have taken too long."""
         now = self._monotonic()
@@ -134,6 +141,8 @@ class Workers:
                     if self._is_ending:
                         return
                     await self._rest(worker)
+                    continue
+                if held.is_suspect and not await self._verdicts.begin(held):
                     continue
                 is_plain = held.stream.name.lane > 0
                 self._plain += is_plain
@@ -214,15 +223,17 @@ class Workers:
             self._late(worker)
             self._counts.timeouts += 1
             return TimeoutError(f"the handler took over {self._timeout} s")
-        if worker.task is not None and worker.task.cancelling():
-            raise error  # the consumer ends
+        if self._is_aborting:
+            raise error
+        self._late(worker)  # by whoever in there has cancelled this very task
         return RuntimeError("the handler was cancelled from within")
 
     def _late(self, worker: Worker) -> None:
-        """Take back the cancellation that was for the handler alone."""
+        """Take back cancellations that were for the handler alone."""
         worker.is_overdue = False
-        if worker.task is not None:
-            worker.task.uncancel()
+        if worker.task is not None and not self._is_aborting:
+            while worker.task.cancelling():
+                worker.task.uncancel()
 
 
 def _as_failure(verdict: object) -> Exception:
