@@ -66,6 +66,8 @@ def make_envelope(
 ) -> Envelope:
     """Return the envelope of a new event; see `Event.new`.
 
+    An id that is made here says when it happened; the time is not said again.
+
     Raises:
         InvalidIdentifierError: An id, key or source is empty or over 256 bytes.
         DataError: Another argument is out of range.
@@ -84,7 +86,6 @@ def make_envelope(
     fields = (
         1,
         new_id() if event_id is None else _id("event_id", event_id),
-        # An id of ours says the time already.
         None if event_id is None and occurred_at is None else _occurred_ms(occurred_at),
         "" if source is None else _name("source", source),
         correlation,
