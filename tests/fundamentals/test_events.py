@@ -24,6 +24,7 @@ from mcp_crew_redis import (
     EventCatalog,
     EventConsumer,
     EventPriority,
+    EventReceipt,
     EventSchema,
     EventType,
     InvalidEventTypeError,
@@ -428,6 +429,31 @@ async def test_an_id_makes_publishing_repeatable(
         assert inbox.events.empty()
 
 
+async def test_an_event_may_be_of_no_use_after_a_while(
+    crew_redis: CrewRedis, serve: Serve, subscriptions: Subscriptions, inbox: Inbox
+) -> None:
+    """Who comes too late is not bothered with it, and it is counted."""
+    events = crew_redis.tenant("acme").events
+    short = await events.publish("price.quoted", "short-lived", expires_in=0.001)
+    await events.publish("price.quoted", "long-lived", expires_in=3_600)
+    subscriptions.on("price.quoted", group="shop")(inbox.take)
+    await wait_until(lambda: is_over(short), "it is of no use any more")
+
+    async with serve(subscriptions):
+        assert await inbox.payloads(1) == ["long-lived"]
+
+        async def is_counted() -> bool:
+            return (await events.stats("shop"))[0].expired == 1
+
+        await wait_until(is_counted, "it is counted")
+
+
+def is_over(receipt: EventReceipt) -> bool:
+    """Whether a millisecond has passed since an event was published."""
+    ms = int(str(receipt.stream_id).partition("-")[0])
+    return datetime.now(UTC).timestamp() * 1_000 > ms + 5
+
+
 # --- state and events together ------------------------------------------------
 @pytest.fixture
 def acme(crew_redis: CrewRedis) -> Tenant:
@@ -472,6 +498,21 @@ async def test_a_replay_shows_what_has_happened(acme: Tenant) -> None:
     past = [event async for event in acme.events.replay("order.*", since=since)]
 
     assert [event.payload for event in past] == [0, 1, 2]
+
+
+async def test_a_group_may_be_sent_back(
+    serve: Serve, subscriptions: Subscriptions, inbox: Inbox
+) -> None:
+    """After a mistake in a handler it gets again what it had already."""
+    subscriptions.on("order.paid", group="shop")(inbox.take)
+
+    async with serve(subscriptions) as crew:
+        events = crew.tenant("acme").events
+        await events.publish("order.paid", 7)
+        assert await inbox.payloads(1) == [7]
+
+        await events.rewind("shop", "order.*", "earliest")
+        assert await inbox.payloads(1) == [7]
 
 
 async def test_the_figures_of_a_group(
