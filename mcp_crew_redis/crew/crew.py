@@ -19,6 +19,7 @@ from mcp_crew_redis.crew.offer import OUTSIDE, CrewOffer
 from mcp_crew_redis.crew.spec import ServiceSpec
 from mcp_crew_redis.crew.state import open_state
 from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis.events.janitor import Janitor
 from mcp_crew_redis.events.schemas import EventCatalog
 from mcp_crew_redis.health import HealthReport
 from mcp_crew_redis.lifecycle import (
@@ -224,8 +225,9 @@ class CrewRedis(CrewOffer):
             if opening.cancel_called:
                 return
             limits = self._settings.lifecycle
+            own = self._offer.bell, Janitor(self._offer.events)
             self._lifecycle = Lifecycle(
-                [self._offer.bell, *(spec.build(self) for spec in self._specs)],
+                [*own, *(spec.build(self) for spec in self._specs)],
                 start_timeout=limits.start_timeout,
                 drain_timeout=limits.drain_timeout,
                 shutdown_timeout=limits.shutdown_timeout,

@@ -115,7 +115,7 @@ async def test_health_says_whether_to_restart_and_whether_to_send_work(settings)
     assert report.is_live
     assert report.is_ready
     names = {each.name for each in report.components}
-    assert names == {"loop", "redis", "journal", "bell"}
+    assert names == {"loop", "redis", "journal", "bell", "janitor"}
 
 
 async def test_a_crew_starts_without_redis_unless_it_must_not():

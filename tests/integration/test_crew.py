@@ -160,7 +160,7 @@ async def test_services_run_between_wire_up_and_wire_down(settings, server):
         report = await crew.health()
 
     names = [each.name for each in report.components]
-    assert names == ["loop", "redis", "journal", "bell", "counter"]
+    assert names == ["loop", "redis", "journal", "bell", "counter", "janitor"]
     assert server.execute("GET", "counter:started") == b"1"
     assert server.execute("GET", "counter:ended") == b"1"
 
