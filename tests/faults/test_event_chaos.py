@@ -227,8 +227,8 @@ async def test_consuming_goes_on_when_everything_is_deleted(
         before = await processes.all_statistics()
         for _ in range(STRIKES):
             await a_while(random)
-            deleted.append(clock())
             own_server.execute("FLUSHALL")
+            deleted.append(clock())
         await asyncio.sleep(1.0)
         after = await processes.all_statistics()
 
