@@ -53,6 +53,7 @@ class Discovery(BellListener):
         self._tenants = _named(runners)
         self._look = asyncio.Event()
         self._is_first = True
+        self._was_lost = False
         self._polled_at = 0.0
 
     # --- the bell ---------------------------------------------------------------------
@@ -83,10 +84,15 @@ class Discovery(BellListener):
         """Look into every stream: the groups are gone with them."""
         self._ring_all()
 
+    def on_lost(self) -> None:
+        """Remember that what the server remembers may be less than before."""
+        self._was_lost = True
+
     def on_healthy(self) -> None:
         """Look for all there is: nobody has told of it."""
         self._look.set()
-        if not self._is_first:
+        if self._was_lost:
+            self._was_lost = False
             for runner in self._runners:
                 runner.server_changed()
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from mcp_crew_redis.events.consumer.key_order import KeyOrder
+from mcp_crew_redis.events.consumer.key_order import MAX_BLOCKED, KeyOrder
 from mcp_crew_redis.events.consumer.lanes import LaneWheel
 from mcp_crew_redis.events.consumer.table import LANE_COUNT, StreamState
 from mcp_crew_redis.events.event import Event
@@ -35,7 +35,7 @@ class Held:
         event: What it says.
         count: Deliveries, this one included.
         since: When it came or was last held on to, in monotonic seconds.
-        is_copy: Its event is in this process under another entry.
+        is_copy: It is no sign that its event was handled: another entry is.
         is_suspect: Its last handlers may have died of it: it is handled alone.
     """
 
@@ -106,6 +106,7 @@ class Hand:
         self._queues: tuple[deque[Held], ...] = tuple(
             deque() for _ in range(LANE_COUNT)
         )
+        self._kept: set[Held] = set()  # for their next attempt, here
         self._suspects: deque[Held] = deque()
         self._suspect: Held | None = None  # the one that is being handled
         self._wheel = LaneWheel()
@@ -137,7 +138,9 @@ class Hand:
         those that are slow, or another process could have them.
         """
         self._measure()
-        blocked = 0 if self._order is None else self._order.blocked
+        blocked = 0
+        if self._order is not None:
+            blocked = min(self._order.waiting + len(self._kept), MAX_BLOCKED)
         free = self._capacity + self._prefetch - (self.count - blocked)
         return free, free + self._reserve
 
@@ -242,6 +245,7 @@ class Hand:
             return
         self.count -= 1
         self._finished += 1
+        self._kept.discard(held)
         if held is self._suspect:
             self._suspect = None
         if self._names is not None and not is_handled:
@@ -255,10 +259,12 @@ class Hand:
     def again(self, held: Held, count: int) -> None:
         """Queue an entry once more that was kept for its next attempt."""
         held.recount(count)
+        self._kept.discard(held)
         self._queue(held)
 
     def set_aside(self, held: Held) -> None:
-        """Let other suspects have their turn: this one has killed nobody."""
+        """Keep an entry for its next attempt: it takes up nobody's room or turn."""
+        self._kept.add(held)
         held.is_suspect = False
         if held is self._suspect:
             self._suspect = None

@@ -154,6 +154,7 @@ class Intake:
 
     def _skip(self, held: Held, why: str) -> None:
         """Acknowledge what no handler shall see."""
+        held.is_copy = True
         self._notes[held.stream.name.tenant_id, why] += 1
         self._settling.done(held)
 
@@ -195,7 +196,6 @@ class Intake:
             raise
         for held, reply in zip(unsure, replies, strict=True):
             if reply == 1 or self._hand.is_here(held):
-                held.is_copy = True
                 self._counts.duplicates += 1
                 self._skip(held, "duplicates")
             else:

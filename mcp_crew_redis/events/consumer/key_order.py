@@ -29,9 +29,9 @@ class KeyOrder:
         self._waiting = 0
 
     @property
-    def blocked(self) -> int:
-        """How many of those that wait take up no room."""
-        return min(self._waiting, MAX_BLOCKED)
+    def waiting(self) -> int:
+        """How many wait behind others of their key."""
+        return self._waiting
 
     def admit(self, held: Held) -> None:
         """Queue an entry, or have it wait for those of its key before it."""

@@ -41,6 +41,10 @@ class SweepPace:
         """Whether it is time."""
         return self.due <= self._monotonic()
 
+    def begin(self) -> None:
+        """Sweep now, without hurry."""
+        self.due = self._monotonic()
+
     def hasten(self) -> None:
         """Sweep now, and often until whatever is left now must have been found."""
         now = self._monotonic()

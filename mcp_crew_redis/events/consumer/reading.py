@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
@@ -15,7 +16,12 @@ from mcp_crew_redis.events.consumer.intake import Intake
 from mcp_crew_redis.events.consumer.lanes import shares
 from mcp_crew_redis.events.consumer.recovery import Recovery
 from mcp_crew_redis.events.consumer.settling import Settling
-from mcp_crew_redis.events.consumer.table import LANE_COUNT, StreamState, StreamTable
+from mcp_crew_redis.events.consumer.table import (
+    LANE_COUNT,
+    StreamState,
+    StreamTable,
+    asking,
+)
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription
 from mcp_crew_redis.log import get_logger
@@ -146,14 +152,9 @@ class Reader:
         if not (commands or reads):
             return
         self._counts.reads += 1
-        asked = sum(count for _, count in clean)
-        self._asked += asked
-        for state, _ in clean:
-            if state.is_full and self._loops > 1:
-                self._table.rung(state)
-                self._wake.set()
         try:
-            replies = await self._port.send_many([*commands, *reads])
+            with self._asking(clean):
+                replies = await self._port.send_many([*commands, *reads])
         except UnavailableError as error:
             self._settling.put_back(acks)
             for state, _ in clean:
@@ -163,11 +164,24 @@ class Reader:
         except BaseException:
             self._settling.put_back(acks)
             raise
-        finally:
-            self._asked -= asked
         self._check_acks(acks, replies[: len(commands)])
         self._pauses.reset()
         await self._take(clean, replies[len(commands) :])
+
+    @contextmanager
+    def _asking(self, wanted: Wanted) -> Iterator[None]:
+        """Take note of what is on its way; let the other loop read on behind it."""
+        count = sum(number for _, number in wanted)
+        self._asked += count
+        for state, _ in wanted:
+            if state.is_full and self._loops > 1:
+                self._table.rung(state)
+                self._wake.set()
+        try:
+            with asking([state for state, _ in wanted]):
+                yield
+        finally:
+            self._asked -= count
 
     def _check_acks(self, acks: Any, replies: Sequence[object]) -> None:
         if any(isinstance(reply, UnavailableError) for reply in replies):
@@ -192,16 +206,22 @@ class Reader:
             state.is_full = len(entries) >= count
             if state.is_full or state.is_rung:
                 self._table.rung(state)
-        await self._intake.settle()
-        if missing:
-            await self._make(missing)
+        try:
+            if missing:
+                await self._make(missing)
+        finally:
+            await self._intake.settle()
         if refused is not None:
             raise refused
 
     async def _make(self, states: list[StreamState]) -> None:
-        for state, is_there in zip(
-            states, await self._groups.make(states), strict=True
-        ):
+        try:
+            made = await self._groups.make(states)
+        except BaseException:
+            for state in states:
+                self._table.rung(state)
+            raise
+        for state, is_there in zip(states, made, strict=True):
             state.last_id, state.is_new, state.is_old = b"", True, False
             if is_there or state.is_rung:
                 self._table.rung(state)

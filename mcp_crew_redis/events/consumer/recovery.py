@@ -16,16 +16,16 @@ from math import inf
 from typing import Any, Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
-from mcp_crew_redis._core.port import Call
 from mcp_crew_redis._wire.streams import stream_name
 from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.events.consumer.claims import Claims
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
 from mcp_crew_redis.events.consumer.hand import Hand
 from mcp_crew_redis.events.consumer.intake import Intake
 from mcp_crew_redis.events.consumer.keeping import Kept
 from mcp_crew_redis.events.consumer.pacing import SweepPace
 from mcp_crew_redis.events.consumer.settling import Settling
-from mcp_crew_redis.events.consumer.table import StreamState, StreamTable
+from mcp_crew_redis.events.consumer.table import StreamState, StreamTable, asking
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription
 from mcp_crew_redis.log import get_logger
@@ -36,9 +36,6 @@ log = get_logger(__name__)
 
 CHUNK: Final = 64
 """Entries of one stream, or streams of one sweep, in one round trip."""
-SUSPECT_FROM: Final = 2
-"""Deliveries without an answer after which an entry is suspected of killing whoever
-handles it: it is handled alone, so that none beside it is buried with it."""
 SLACK: Final = 0.005
 """Seconds after a due time that the server is asked: clocks are not quite the same."""
 CROWDED: Final = 0.05
@@ -83,6 +80,7 @@ class Recovery:
         self._kept, self._intake = kept, intake
         self._settling, self._counts = settling, counts
         self._may_read = may_read
+        self._claims = Claims(subscription, consumer, settling)
         self.pace = SweepPace(subscription.claim_after, self._monotonic, hub.random)
         self._pauses = DecorrelatedJitter(hub.random, cap=2.0)
         # When something is due, by tenant; and a heap of that, with what is no more.
@@ -104,6 +102,11 @@ class Recovery:
     def consumer_gone(self) -> None:
         """Look for what another consumer has left behind."""
         self.pace.hasten()
+        self.look_for_parked()
+
+    def begin(self) -> None:
+        """Look for what was left before: all streams are known by now."""
+        self.pace.begin()
         self.look_for_parked()
 
     def postpone(self) -> None:
@@ -220,14 +223,12 @@ class Recovery:
             UnavailableError: Redis did not answer.
         """
         if state.is_doubtful:
-            start = b"(" + state.last_id if state.last_id else b"-"
-            call = self._claim(
-                state, start, owner=self._consumer, idle_ms=0, suspect_from=0
-            )
+            call = self._claims.unseen(state)
         else:
-            call = self._claim(state, b"-", owner="", idle_ms=0)
-        reply = await self._port.run(*call)
-        following = await self._claimed(state, reply)
+            call = self._claims.all(state, b"-", CHUNK)
+        with asking((state,)):
+            reply = await self._port.run(*call)
+            following = await self._claimed(state, reply)
         if following:
             return False
         state.is_doubtful = state.is_taken_over = False
@@ -244,45 +245,27 @@ class Recovery:
                 continue
             now, states = states[:CHUNK], states[CHUNK:]
             count = max(1, min(room // len(now), CHUNK))
+            now = [one for one in now if self._may_read(one[0])]
             calls = [
-                self._claim(state, start, idle_ms=idle_ms, count=count)
-                for state, start in now
+                self._claims.all(state, start, count, idle_ms) for state, start in now
             ]
-            with self._looking_again():
+            with self._looking_again(), asking([state for state, _ in now]):
                 replies = await self._port.run_many(calls)
-            for (state, _), reply in zip(now, replies, strict=True):
-                if isinstance(reply, CrewRedisError):
-                    continue  # the next sweep will see
-                if following := await self._claimed(state, reply):
-                    states.append((state, following))
+                for (state, _), reply in zip(now, replies, strict=True):
+                    if isinstance(reply, CrewRedisError):
+                        continue  # the next sweep will see
+                    if following := await self._claimed(state, reply):
+                        states.append((state, following))
         self.pace.swept()
 
     @contextmanager
     def _looking_again(self) -> Iterator[None]:
-        """Have what a lost answer left under our name found once it is old enough."""
+        """Have what a lost answer left under our name found when it is old enough."""
         try:
             yield
         except BaseException:
             self.pace.hasten()
             raise
-
-    def _claim(
-        self,
-        state: StreamState,
-        start: bytes,
-        *,
-        owner: str = "",
-        idle_ms: int,
-        count: int = CHUNK,
-        suspect_from: int = SUSPECT_FROM,
-    ) -> Call:
-        books = self._settling.books(state.name.tenant_id)
-        most = self._subscription.max_deliveries
-        # The last attempt is never one of many at a time.
-        suspect_from = min(suspect_from, max(1, most - 1))
-        who = (self._group, self._consumer, owner)
-        args = (*who, idle_ms, start, count, most, suspect_from)
-        return "event_claim", (state.key, *books), args
 
     async def _claimed(self, state: StreamState, reply: Sequence[Any]) -> bytes:
         """Take in what was claimed; return where to go on, empty at the end."""

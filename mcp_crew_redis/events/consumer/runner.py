@@ -159,7 +159,7 @@ class Runner:
         is looked for.
         """
         self._is_surveyed = True
-        self._recovery.look_for_parked()
+        self._recovery.begin()
 
     def _may_read(self, state: StreamState) -> bool:
         return self._presence.may_read(state.name.partition)
@@ -175,7 +175,9 @@ class Runner:
     def _is_busy(self, partition: int) -> bool:
         """Whether anything of a partition is in this process."""
         return any(
-            state.held for state in self._table if state.name.partition == partition
+            state.held or state.asked
+            for state in self._table
+            if state.name.partition == partition
         )
 
     # --- life -------------------------------------------------------------------------

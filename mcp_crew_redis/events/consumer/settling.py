@@ -120,10 +120,11 @@ class Settling:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        is_told = self._subscription.dedup
         return acks, [
             ("XACK", state.key, self._group, *(held.entry_id for held in part))
-            for state, all_held in acks.items()
-            for part in _parts(all_held)
+            for state, entries in acks.items()
+            for part in _parts(entries, are_copies=is_told)
         ]
 
     def put_back(self, acks: Acks) -> None:
@@ -151,7 +152,10 @@ class Settling:
             return True
         try:
             if self._subscription.dedup:
-                await self._port.run_many(self._done_calls(acks))
+                if commands:  # of what was skipped: it was not handled here
+                    await self._port.send_many(commands)
+                if calls := self._done_calls(acks):
+                    await self._port.run_many(calls)
                 for held in chain.from_iterable(acks.values()):
                     self._hand.forget(held)
             else:
@@ -163,9 +167,10 @@ class Settling:
 
     def _done_calls(self, acks: Acks) -> list[Call]:
         calls: list[Call] = []
-        for state, all_held in acks.items():
+        for state, entries in acks.items():
             keys = self._keys.tenant(state.name.tenant_id)
-            for part in _parts(all_held):
+            all_held = [held for held in entries if not held.is_copy]
+            for part in _parts(all_held, are_copies=False):
                 seen = [seen_key(keys, self._group, held.event.id) for held in part]
                 ids = [held.entry_id for held in part]
                 calls.append(
@@ -286,5 +291,8 @@ class Settling:
             self._timer = None
 
 
-def _parts(entries: list[Held]) -> list[list[Held]]:
+def _parts(entries: list[Held], *, are_copies: bool) -> list[list[Held]]:
+    """Return entries in parts; of those that are told apart, only the copies."""
+    if are_copies:
+        entries = [held for held in entries if held.is_copy]
     return [entries[at : at + CHUNK] for at in range(0, len(entries), CHUNK)]

@@ -7,7 +7,8 @@ asked for. Ready streams wait in turn, one line for each priority lane.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from mcp_crew_redis._wire.streams import LANES, StreamName
@@ -15,7 +16,7 @@ from mcp_crew_redis._wire.streams import LANES, StreamName
 if TYPE_CHECKING:
     from mcp_crew_redis.events.consumer.hand import Held
 
-__all__ = ["LANE_COUNT", "StreamState", "StreamTable"]
+__all__ = ["LANE_COUNT", "StreamState", "StreamTable", "asking"]
 
 LANE_COUNT: Final = len(LANES)
 
@@ -28,6 +29,7 @@ class StreamState:
         name: What the key says.
         held: What is in this process, by entry id.
         last_id: The last entry that a read has given here.
+        asked: Requests for its entries that are under way.
         average: Bytes of an entry, as seen lately; 0 before the first.
         is_waiting: It stands in its lane's line.
         is_rung: It grew after the read that is under way was sent.
@@ -39,6 +41,7 @@ class StreamState:
     """
 
     __slots__ = (
+        "asked",
         "average",
         "held",
         "is_doubtful",
@@ -58,6 +61,7 @@ class StreamState:
         self.name = name
         self.held: dict[bytes, Held] = {}
         self.last_id = b""
+        self.asked = 0
         self.average = 0.0
         self.is_waiting = self.is_rung = self.is_doubtful = self.is_taken_over = False
         self.is_new = True
@@ -67,6 +71,18 @@ class StreamState:
         return (
             f"<StreamState {self.name.event_type} {self.name.lane} {self.is_waiting=}>"
         )
+
+
+@contextmanager
+def asking(states: Sequence[StreamState]) -> Iterator[None]:
+    """Take note that requests for entries of these streams are under way."""
+    for state in states:
+        state.asked += 1
+    try:
+        yield
+    finally:
+        for state in states:
+            state.asked -= 1
 
 
 class StreamTable:

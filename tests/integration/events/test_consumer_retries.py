@@ -115,7 +115,7 @@ async def test_others_are_handled_meanwhile(server):
     async with consuming(server, one_handler(handle, concurrency=1)) as (crew, _):
         await publish(crew, "bad", *range(20))
         await record.until(20)
-        assert pending_of(server, stream()) == 1
+        await wait_until(lambda: pending_of(server, stream()) == 1, "all are settled")
         assert server.execute("ZCARD", PARKED) == 1
 
 
@@ -174,6 +174,7 @@ async def test_a_rejected_event_is_a_dead_letter_at_once(server):
         receipt = await crew.tenant("acme").events.publish("order.paid", 1)
         await wait_until(lambda: letters(server), "it is buried")
         await settled(server)
+        await wait_until(lambda: not consumer.statistics()[0].held, "it is told")
         (statistics,) = consumer.statistics()
 
     assert attempts.counts == [1]
