@@ -7,6 +7,7 @@ import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from mcp_crew_redis import CrewRedis, CrewSettings, DataType
@@ -202,6 +203,29 @@ async def test_what_waits_is_applied_once_and_in_order(server, proxy, crew, acme
     assert bodies == [bytes([number]) for number in range(1, 12)]
     assert await acme.get(STATE, "order:11") == 11
     assert (await pay(acme, 12)).outcome is WriteOutcome.STORED
+
+
+async def test_those_that_come_while_others_land_go_behind_them(
+    server, proxy, crew, acme
+):
+    """Slowed down, not for a whole timeout, and in their order."""
+    await away(crew, proxy)
+    for number in range(1, 41):
+        await pay(acme, number)
+    proxy.heal()
+    await proxy.accept()
+    journal = crew.manager._store.journal
+    await wait_until(lambda: journal.depth < 40, "they begin to land")
+
+    number = 40
+    while crew.journal.statistics().depth or not crew.redis.node.breaker.is_closed:
+        number += 1
+        await pay(acme, number)
+    await back(crew, proxy)
+
+    entries = server.execute("XRANGE", STREAM, "-", "+")
+    told = [msgpack.unpackb(fields[b"d"]) for _, fields in entries]
+    assert told == list(range(1, number + 1))
 
 
 async def test_it_outlives_its_server_and_its_process(own_server, tmp_path):
