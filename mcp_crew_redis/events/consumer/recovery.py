@@ -87,6 +87,7 @@ class Recovery:
         self._due: dict[str, float] = {}
         self._parked: list[tuple[float, str]] = []
         self._wake = asyncio.Event()
+        self._is_ending = False
         self.wake = self._wake.set
 
     # --- what it is told --------------------------------------------------------------
@@ -120,11 +121,16 @@ class Recovery:
             self.note_parked(tenant_id, 0.0)
         self._wake.set()
 
+    def finish(self) -> None:
+        """End `run` when what is under way has been taken in."""
+        self._is_ending = True
+        self._wake.set()
+
     # --- the loop ---------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Recover for as long as it is not cancelled."""
-        while True:
+        """Recover until `finish`."""
+        while not self._is_ending:
             try:
                 await self._kept.retry()
                 await self._take_parked()
@@ -144,9 +150,9 @@ class Recovery:
         due = min(self.pace.due, self._kept.due)
         if self._parked:
             due = min(due, self._parked[0][0])
-        if (wait := due - self._monotonic()) <= 0:
-            return
         self._wake.clear()
+        if self._is_ending or (wait := due - self._monotonic()) <= 0:
+            return
         loop = asyncio.get_running_loop()
         timer = loop.call_later(wait, self._wake.set)
         try:
@@ -158,6 +164,8 @@ class Recovery:
 
     async def _take_parked(self) -> None:
         while self._parked and self._parked[0][0] <= self._monotonic():
+            if self._is_ending:
+                return
             due, tenant_id = heappop(self._parked)
             if self._due.get(tenant_id) != due:
                 continue
@@ -238,7 +246,7 @@ class Recovery:
         """Look through all streams for entries that have been let lie."""
         states = [(state, b"-") for state in self._table if self._may_read(state)]
         idle_ms = round(self._subscription.claim_after * 1_000)
-        while states:
+        while states and not self._is_ending:
             room, _ = self._hand.room()
             if room <= 0:
                 await self._clock.sleep(CROWDED)

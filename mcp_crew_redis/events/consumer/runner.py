@@ -194,14 +194,16 @@ class Runner:
                     group.create_task(work)
                     for work in (
                         self._settling.run(),
-                        self._recovery.run(),
                         self._presence.run(),
                         self._holding.run(),
                         self._check(),
                     )
                 ]
+                recovering = group.create_task(self._recovery.run())
                 try:
                     await self._reader.run()
+                    self._recovery.finish()
+                    await recovering
                     await self._wind_up()
                 except BaseException:
                     self._workers.abort()
