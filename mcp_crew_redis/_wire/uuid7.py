@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from binascii import hexlify
 from collections.abc import Callable
 from time import time_ns
 from typing import Final
@@ -76,10 +75,8 @@ def id_text(raw: bytes | str) -> str:
     """Return an id as text: 16 bytes as a UUID, anything else as it is."""
     if isinstance(raw, str):
         return raw
-    digits = hexlify(raw).decode("ascii")
-    return (
-        f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
-    )
+    digits = raw.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def id_bytes(text: str) -> bytes | str:
