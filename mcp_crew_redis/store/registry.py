@@ -54,6 +54,8 @@ class TenantRegistry:
         self._keys = context.keys
         self._clock = context.clock
         self._monotonic = context.clock.monotonic
+        self._node = context.port.client.node
+        self._greeting: object = None  # of the connection by which it was noted
         self._noted: dict[Name, float] = {}
         self._flights: dict[Name, _Flight] = {}
 
@@ -64,8 +66,15 @@ class TenantRegistry:
 
     def is_noted(self, tenant_id: str) -> bool:
         """Whether `note` would return at once: the look-up of the hot path."""
+        if self._node.greeting is not self._greeting:
+            self._begin_anew()
         until = self._noted.get((tenant_id, ""))
         return until is not None and until > self._monotonic()
+
+    def _begin_anew(self) -> None:
+        """Note everything again: a new connection may lead to a server without it."""
+        self._greeting = self._node.greeting
+        self._noted.clear()
 
     async def note(self, tenant_id: str) -> None:
         """Write down that this tenant is used today; once an hour, else a look-up.
@@ -99,6 +108,8 @@ class TenantRegistry:
             InvalidIdentifierError: The type is empty, too long or not valid Unicode.
         """
         name = (tenant_id, event_type)
+        if self._node.greeting is not self._greeting:
+            self._begin_anew()
         if (until := self._noted.get(name)) is not None and until > self._monotonic():
             return
         key = self._keys.tenant(tenant_id).meta(MetaKey.TYPES)
@@ -139,6 +150,8 @@ class TenantRegistry:
         return self._monotonic() + min(left, REFRESH)
 
     def _remember(self, name: Name, until: float) -> None:
+        if not self._noted:
+            self._greeting = self._node.greeting  # the first note has connected
         self._noted.pop(name, None)  # to the end: the oldest note is the first
         if len(self._noted) >= MAX_NOTED:
             del self._noted[next(iter(self._noted))]
@@ -207,6 +220,10 @@ class TenantRegistry:
         self.forget(tenant_id)
         await self._port.send("ZREM", self._keys.tenants, tenant_id, is_repeatable=True)
         self.forget(tenant_id)  # what was noted while that was under way
+
+    def forget_all(self) -> None:
+        """Note every tenant and type again: the server was emptied."""
+        self._noted.clear()
 
     def forget(self, tenant_id: str) -> None:
         """Note the tenant and its types again before their next writes."""
