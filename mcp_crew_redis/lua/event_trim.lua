@@ -13,7 +13,7 @@
 -- KEYS[2] tallies   what the keys of its tenant's tallies begin with
 -- ARGV[1] soft_ms   how long an entry is kept in any case
 -- ARGV[2] hard_ms   how long it is kept at most
--- ARGV[3] limit     about how many entries one call removes at most
+-- ARGV[3] limit     how many entries one call removes, about: up to three times as many
 -- ARGV[4] idle_ms   after what time consumers and empty streams go
 -- ARGV[5] stale_ms  after what time a group that holds back is named
 -- ARGV[6] sweep     '1' to look for idle consumers too
@@ -162,10 +162,11 @@ local hard_id = string.format('%.0f-0', math.max(now - hard, 0))
 
 -- Past the hard limit, from the group that is furthest behind to the one in front.
 local first, is_done, count = first_id(), true, 0
+local is_over = first and is_before(first, hard_id)
 local behind = {}
 for _, group in ipairs(groups) do
   local place = after(group['last-delivered-id'])
-  if first and is_done and is_before(first, hard_id) and is_before(place, hard_id) then
+  if is_over and is_done and trimmed < limit and is_before(place, hard_id) then
     count, is_done = trim_to(place)
     for name in pairs(behind) do
       behind[name] = behind[name] + count
@@ -175,18 +176,15 @@ for _, group in ipairs(groups) do
     end
   end
 end
-if first and is_done and is_before(first, hard_id) then
+if is_over and is_done and trimmed < limit then
   count, is_done = trim_to(hard_id)
   for name in pairs(behind) do
     behind[name] = behind[name] + count
   end
 end
-is_more = not is_done
 first = first_id()
-local gone_id = hard_id
-if first and is_before(first, hard_id) then
-  gone_id = first
-end
+is_more = first and is_before(first, hard_id) or false
+local gone_id = is_more and first or hard_id
 local floor
 for _, group in ipairs(groups) do
   local name = group.name

@@ -208,6 +208,22 @@ async def test_the_work_of_one_call_is_bounded(client, trim, fill):
     assert calls >= 2
 
 
+async def test_many_groups_in_different_places_do_not_add_up(client, trim, fill):
+    """The bound is one of the call, not of each group; the sums are exact."""
+    ids = await fill(*[100] * 1_000)
+    for number in range(10):
+        await client.xgroup_create(STREAM, f"g{number}", id=ids[number * 100])
+    lost, is_more = dict.fromkeys((b"g%d" % number for number in range(10)), 0), 1
+    while is_more:
+        outcome = await trim(limit=100)
+        assert outcome.trimmed <= 400
+        is_more = outcome.is_more
+        for name, count in outcome.lost.items():
+            lost[name] += count
+
+    assert [*lost.values()] == [999 - number * 100 for number in range(10)]
+
+
 async def test_the_pending_of_one_call_are_bounded(client, trim, fill):
     """Pages of 1,000."""
     await fill(*[100] * 2_500, 1)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from random import Random
 from uuid import uuid4
 
-from anyio import create_task_group, move_on_after
+from anyio import CancelScope, create_task_group, move_on_after
 from anyio.abc import TaskStatus
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
@@ -68,6 +68,7 @@ class Janitor(BellListener):
         self._surveyed = 0.0
         self._is_survey_due = self._is_used = self._is_stopped = False
         self._begin, self._renewal, self._look = Wake(), Wake(), Wake()
+        self._keeping: CancelScope | None = None  # needs a loop: made on running
         hub.on_used.append(self._used)
 
     def owns(self, tenant_id: str) -> bool:
@@ -106,8 +107,9 @@ class Janitor(BellListener):
         self._is_stopped = True
         self._trims.stop()
         self._moves.stop()
-        for wake in (self._begin, self._renewal, self._look):
-            wake.set()
+        self._begin.set()
+        if self._keeping is not None:
+            self._keeping.cancel()
 
     async def _serve(self) -> None:
         hub = self._hub
@@ -118,14 +120,20 @@ class Janitor(BellListener):
             reporting.start_soon(self._losses.run)
             with hub.bell.listen(prefix, self):
                 async with create_task_group() as group:
-                    for loop in (self._renew, self._look_around):
-                        group.start_soon(loop)
+                    group.start_soon(self._keep)
                     for work in (self._trims, self._moves):
                         group.start_soon(work.run)
             self._losses.stop()
         # Without an answer the lease passes.
         with move_on_after(LEAVE_TIMEOUT), suppress(CrewRedisError):
             await self._shares.leave()
+
+    async def _keep(self) -> None:
+        """Keep the part, until the end: nothing of this has to be finished."""
+        with CancelScope() as self._keeping:
+            async with create_task_group() as group:
+                group.start_soon(self._renew)
+                group.start_soon(self._look_around)
 
     def _used(self) -> None:
         self._is_used = True
@@ -137,15 +145,18 @@ class Janitor(BellListener):
         """Keep the lease, and look around when the part has grown."""
         assert self._shares is not None
         give_up: list[int] = []
+        is_told = False
         while not self._is_stopped:
             seconds = self._pace.lease / 3
             try:
                 held = await self._shares.hold(give_up)
             except CrewRedisError as error:
-                if not isinstance(error, UnavailableError):
+                if not isinstance(error, UnavailableError) and not is_told:
+                    is_told = True  # once: it will be so for a while
                     log.warning("janitor.renewal_failed", cause=type(error).__name__)
                 seconds = min(seconds, 1.0) * self._random.uniform(0.5, 1.0)
             else:
+                is_told = False
                 if held.owned - self._surveyed_part:
                     self._want_survey()
                 self._surveyed_part = held.owned
@@ -174,7 +185,7 @@ class Janitor(BellListener):
                 continue
             self._is_survey_due = False
             try:
-                await self._survey.run(lambda: not self._is_stopped)
+                await self._survey.run()
             except CrewRedisError:
                 self._is_survey_due = True
                 await self._look.wait(next(pauses))

@@ -38,16 +38,14 @@ class Survey:
         self._owns = owns
         self._found = found
 
-    async def run(self, is_wanted: Callable[[], bool]) -> None:
-        """Look once at every tenant of this process, while it is wanted.
+    async def run(self) -> None:
+        """Look once at every tenant of this process.
 
         Raises:
             UnavailableError: Redis did not answer; what was found by then is found.
         """
         registry = self._hub.store.registry
         async for tenant_id in registry.tenants():
-            if not is_wanted():
-                return
             if self._owns(tenant_id):
                 await self._look(tenant_id)
                 await self._hub.clock.sleep(REST)

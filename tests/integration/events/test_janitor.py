@@ -4,8 +4,10 @@ import asyncio
 
 from structlog.testing import capture_logs
 
+from mcp_crew_redis import CrewRedis, CrewSettings
 from mcp_crew_redis._wire.streams import stream_key
 from mcp_crew_redis.events.janitor.pace import JanitorPace
+from mcp_crew_redis.events.schemas import EventCatalog
 from mcp_crew_redis.events.shares import Shares
 from mcp_crew_redis.testing import FaultProxy
 from tests.integration.events.janitor_parts import LONG, SHORT, process
@@ -240,5 +242,52 @@ async def test_without_tracking_new_streams_are_found_by_surveys(server):
             for tenant in ("acme", "globex"):
                 key = await one.add(SHORT.type, tenant=tenant)
                 await wait_until(lambda key=key: one.length(key) == 0, "trimmed", 10.0)
+    finally:
+        server.execute("ACL", "DELUSER", "b")
+
+
+async def test_it_ends_soon_while_the_server_stands_still(own_server):
+    """Nothing that it has under way has to be finished."""
+    loop = asyncio.get_running_loop()
+    async with process(own_server) as one:
+        await wait_until(lambda: len(one.janitor.part) == 64, "it has begun")
+        own_server.pause()
+        await wait_until(lambda: one.janitor._shares._is_calling, "it asks in vain")
+        began = loop.time()
+    own_server.resume()
+
+    assert loop.time() - began < 4.0
+
+
+async def test_a_crew_has_a_janitor(server):
+    """Without anybody having to ask for one."""
+    catalog = EventCatalog([SHORT])
+    async with CrewRedis(
+        CrewSettings(unix_socket=server.unix_socket), event_catalog=catalog
+    ) as crew:
+        events = crew.tenant("acme").events
+        await events.publish(SHORT.type, 1, delay=0.05)
+        key = stream_key(crew.keys.tenant("acme"), SHORT.type, 2)
+        await wait_until(lambda: server.execute("XLEN", key) == 1, "it is moved")
+
+        await wait_until(lambda: server.execute("XLEN", key) == 0, "it is trimmed")
+
+
+async def test_without_the_right_to_it_says_so_once_and_goes_on(server):
+    """A user of the ACL who may not: nothing is cleaned up, nothing ends."""
+    server.execute("ACL", "SETUSER", "b", "on", ">pw", "~*", "&*", "+@all", "-hset")
+    kwargs = server.client_kwargs | {"username": "b", "password": "pw"}
+    try:
+        with capture_logs() as logs:
+            async with process(server, kwargs=kwargs) as one:
+
+                def told():
+                    return [x for x in logs if x["event"] == "janitor.renewal_failed"]
+
+                await wait_until(lambda: bool(told()), "it is said")
+                assert one.janitor.part == frozenset()
+                server.execute("ACL", "SETUSER", "b", "+hset")
+                await wait_until(lambda: len(one.janitor.part) == 64, "it goes on")
+            assert len(told()) == 1
     finally:
         server.execute("ACL", "DELUSER", "b")
