@@ -149,7 +149,7 @@ class TailReader(BellListener):
                 self._doubted.add(key)
             elif key not in self._strangers:
                 self._meet(key)
-        if self._rung:
+        if self._rung or not self._tails:  # those who left without a word
             self._wake.set()
 
     def on_flushed(self) -> None:

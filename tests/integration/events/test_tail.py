@@ -55,6 +55,11 @@ def reader_of(crew):
     return crew.events._tails._reader
 
 
+def listens(crew):
+    """Whether the bell tells the reader of anything."""
+    return reader_of(crew)._registration is not None
+
+
 async def take(tail, count):
     """Return the next payloads."""
     async with asyncio.timeout(10):
@@ -102,7 +107,7 @@ async def test_a_tail_is_an_iterator(acme):
 async def test_every_tail_gets_every_event(crew, acme):
     """One listener and one task for all; each its own payloads."""
     async with acme.tail("tool.*") as one, acme.tail(">") as two:
-        assert crew.bell.statistics().listeners == 1
+        assert listens(crew)
         await acme.publish("tool.a", {"n": 1})
         first, second = (await anext(one)), (await anext(two))
 
@@ -193,7 +198,7 @@ async def test_a_closed_tail_ends(crew, acme):
     await tail.aclose()
 
     assert ending.result() == []
-    await wait_until(lambda: not crew.bell.statistics().listeners, "nobody listens")
+    await wait_until(lambda: not listens(crew), "nobody listens")
     assert not reader_of(crew)._owner
     with pytest.raises(LifecycleError):
         await tail.__aenter__()
@@ -213,7 +218,7 @@ async def test_a_tail_that_nobody_holds_is_forgotten(crew, acme):
 
     await acme.publish("tool.a", 1)
 
-    await wait_until(lambda: not crew.bell.statistics().listeners, "nobody listens")
+    await wait_until(lambda: not listens(crew), "nobody listens")
 
 
 async def test_the_end_of_the_crew_ends_its_tails(server):
