@@ -313,6 +313,25 @@ async def test_a_batch_handler_tells_of_each_event(server):
     assert [letter[b"_r"] for letter in letters(server)] == [b"bad"]
 
 
+@pytest.mark.parametrize("dedup", [False, True])
+async def test_large_batches_do_not_stop_the_reading(server, dedup):
+    """So many acknowledgements at once are more than may wait for Redis."""
+    sizes = []
+
+    async def handle(events):
+        sizes.append(len(events))
+        await asyncio.sleep(0)
+
+    async with crew_on(server) as crew:
+        await backlog(crew, 30_000)
+    subscriptions = one_handler(
+        handle, batch=True, batch_size=10_000, concurrency=1, dedup=dedup
+    )
+    async with consuming(server, subscriptions):
+        await wait_until(lambda: sum(sizes) >= 30_000, "all are handled", 20)
+        await wait_until(lambda: is_settled(server, stream()), "all is acknowledged")
+
+
 # --- bounds -------------------------------------------------------------------------
 
 
