@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from mcp_crew_redis._core.breaker import CircuitBreaker
+from mcp_crew_redis._core.breaker import CircuitBreaker, CircuitState
 from mcp_crew_redis._core.connector import Connector
 from mcp_crew_redis._core.lane import Lane
 from mcp_crew_redis._core.strays import Strays
@@ -44,8 +44,12 @@ class Admission:
         self._regate = regate
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def admit(self) -> None:
+    def admit(self, *, is_going: bool = False) -> None:
         """Pass, or raise in microseconds what a call would end with.
+
+        Args:
+            is_going: A part of the call has been let in: of a circuit that ramps up
+                the rest is let in too, for half a call is worse than none or all.
 
         Raises:
             CircuitOpenError: The circuit is open, or still ramping.
@@ -55,7 +59,8 @@ class Admission:
         if node.is_closed:
             raise LifecycleError("the client is closed: make a new one")
         breaker = node.breaker
-        if not breaker.is_closed:
+        is_ramping = breaker.state is CircuitState.CLOSED
+        if not breaker.is_closed and not (is_going and is_ramping):
             breaker.admit()
         if breaker.is_closed and node.is_gated and not node.strays:
             self._regate()  # the ramp is over
@@ -72,8 +77,12 @@ class Admission:
         elif self._loop is not loop:
             raise misused("used from another one")
 
-    async def acquire(self, *, is_bulk: bool = False) -> Lane:
+    async def acquire(self, *, is_bulk: bool = False, is_going: bool = False) -> Lane:
         """Return a live lane with room for one command, which must follow at once.
+
+        Args:
+            is_bulk: The lane for what is large.
+            is_going: See `admit`.
 
         Raises:
             UnavailableError: CircuitOpenError in microseconds while the circuit is
@@ -82,7 +91,7 @@ class Admission:
             ConfigurationError: The server refused credentials or is not supported.
             LifecycleError: The client is closed, or belongs to another loop.
         """
-        self.admit()
+        self.admit(is_going=is_going)
         token = self._node.breaker.generation
         lane = self._lane(is_bulk=is_bulk)
         is_here = self._loop is running_loop()
@@ -91,7 +100,7 @@ class Admission:
         try:
             async with asyncio.timeout(self._node.settings.command_timeout):
                 while True:
-                    lane = await self._ready(is_bulk=is_bulk)
+                    lane = await self._ready(is_bulk=is_bulk, is_going=is_going)
                     await lane.room()
                     if self._is_open(lane):
                         return lane
@@ -155,11 +164,11 @@ class Admission:
         if not (node.interactive.is_alive or node.bulk.is_alive):
             node.breaker.trip(token, "dial timeout")
 
-    async def _ready(self, *, is_bulk: bool) -> Lane:
+    async def _ready(self, *, is_bulk: bool, is_going: bool = False) -> Lane:
         """Return a live lane that strays cannot overtake; the caller's deadline."""
         self.settle_in()
         while True:
-            self.admit()
+            self.admit(is_going=is_going)
             lane = self._lane(is_bulk=is_bulk)
             if not lane.is_alive:
                 await self._node.connector.connected(is_bulk=is_bulk)

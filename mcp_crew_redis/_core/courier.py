@@ -108,6 +108,7 @@ class Courier:
         *,
         is_raw: bool = False,
         is_bulk: bool = False,
+        is_going: bool = False,
     ) -> tuple[Lane, Slot]:
         """Wait for room on the right lane and submit; the reply is not awaited.
 
@@ -116,6 +117,7 @@ class Courier:
             packed: The same, packed.
             is_raw: Keep the reply undecoded.
             is_bulk: Take the bulk lane in any case.
+            is_going: Others of the same call have been submitted.
         """
         node, routing = self._node, self._node.routing
         while not is_bulk:
@@ -124,7 +126,7 @@ class Courier:
             )
             if is_bulk:
                 break
-            lane = await node.admission.acquire()
+            lane = await node.admission.acquire(is_going=is_going)
             if routing.is_active and routing.takes_bulk(args):
                 lane.give_back()  # the key went to the bulk lane while we waited
                 continue
@@ -133,7 +135,7 @@ class Courier:
         pin = routing.pin(args)
         try:
             await self._interactive_reached()
-            lane = await node.admission.acquire(is_bulk=True)
+            lane = await node.admission.acquire(is_bulk=True, is_going=is_going)
         except BaseException:
             routing.unpin(pin)
             raise

@@ -13,7 +13,8 @@ from mcp_crew_redis._core.commands import SHARED, CommandClass, classify, refuse
 from mcp_crew_redis._core.courier import Courier
 from mcp_crew_redis._core.lane import Lane, Slot
 from mcp_crew_redis._core.translation import translate
-from mcp_crew_redis.errors import LifecycleError
+from mcp_crew_redis._core.wire_errors import WireOutcomeUnknownError
+from mcp_crew_redis.errors import LifecycleError, UnavailableError
 
 __all__ = ["LanePipeline"]
 
@@ -71,7 +72,8 @@ class LanePipeline(Pipeline):
             await self._load(scripts)
         replies: list[Any] = []
         for start in range(0, len(commands), CHUNK):
-            replies += await self._run(commands[start : start + CHUNK])
+            part = commands[start : start + CHUNK]
+            replies += await self._run(part, is_going=start > 0)
         if raise_on_error:
             self.raise_first_error(commands, replies)
         return replies
@@ -82,7 +84,7 @@ class LanePipeline(Pipeline):
         for start in range(0, len(commands), CHUNK):
             part = commands[start : start + CHUNK]
             chunk: list[Any] = [(tuple(args), {}) for args in part]
-            replies += await self._run(chunk, is_parsed=False)
+            replies += await self._run(chunk, is_parsed=False, is_going=start > 0)
         return replies
 
     def _may_share(self) -> bool:
@@ -112,10 +114,31 @@ class LanePipeline(Pipeline):
                 await self._client.execute_command("SCRIPT LOAD", script.script)
 
     async def _run(
-        self, commands: Sequence[Any], *, is_parsed: bool = True
+        self, commands: Sequence[Any], *, is_parsed: bool = True, is_going: bool
     ) -> list[Any]:
-        """Submit a chunk, then collect: error replies stand in their places."""
+        """Submit a chunk, then collect: error replies stand in their places.
+
+        `is_going`: another chunk was sent before.
+        """
         flights: list[tuple[Lane, Slot]] = []
+        try:
+            await self._submit(commands, flights, is_going=is_going)
+            return [
+                await self._reply(args, dict(options), flight, is_parsed=is_parsed)
+                for (args, options), flight in zip(commands, flights, strict=True)
+            ]
+        finally:
+            for slot in _open(flights):
+                slot.cancel()  # abandoned: its reply is dropped when it comes
+
+    async def _submit(
+        self,
+        commands: Sequence[Any],
+        flights: list[tuple[Lane, Slot]],
+        *,
+        is_going: bool,
+    ) -> None:
+        """Submit all of a chunk; whatever ends that halfway has sent some of it."""
         is_bulk = False
         try:
             for args, options in commands:
@@ -124,16 +147,16 @@ class LanePipeline(Pipeline):
                     self._courier.pack(args),
                     is_raw=NEVER_DECODE in options,
                     is_bulk=is_bulk,  # the rest stays behind the first large one
+                    is_going=is_going or bool(flights),
                 )
                 is_bulk = is_bulk or lane.is_bulk
                 flights.append((lane, slot))
-            return [
-                await self._reply(args, dict(options), flight, is_parsed=is_parsed)
-                for (args, options), flight in zip(commands, flights, strict=True)
-            ]
-        finally:
-            for slot in _open(flights):
-                slot.cancel()  # abandoned: its reply is dropped when it comes
+        except UnavailableError as error:
+            if not (flights or is_going):
+                raise
+            raise WireOutcomeUnknownError(
+                f"some commands of the pipeline were sent, then: {error}"
+            ) from error
 
     async def _reply(
         self,
