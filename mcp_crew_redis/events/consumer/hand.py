@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from mcp_crew_redis.events.consumer.doubts import Doubts
 from mcp_crew_redis.events.consumer.key_order import MAX_BLOCKED, KeyOrder
 from mcp_crew_redis.events.consumer.lanes import LaneWheel
 from mcp_crew_redis.events.consumer.table import LANE_COUNT, StreamState
@@ -36,7 +37,8 @@ class Held:
         count: Deliveries, this one included.
         since: When it came or was last held on to, in monotonic seconds.
         is_copy: It is no sign that its event was handled: another entry is.
-        is_suspect: Its last handlers may have died of it: it is handled alone.
+        is_left: Another consumer had it, and has not finished with it.
+        is_suspect: That has happened before: consumers may die of it.
     """
 
     __slots__ = (
@@ -44,6 +46,7 @@ class Held:
         "entry_id",
         "event",
         "is_copy",
+        "is_left",
         "is_suspect",
         "since",
         "stream",
@@ -62,7 +65,7 @@ class Held:
         self.event = event
         self.count = count
         self.since = since
-        self.is_copy = self.is_suspect = False
+        self.is_copy = self.is_left = self.is_suspect = False
 
     def recount(self, count: int) -> None:
         """Take note of another number of deliveries; the event says it too."""
@@ -107,8 +110,7 @@ class Hand:
             deque() for _ in range(LANE_COUNT)
         )
         self._kept: set[Held] = set()  # for their next attempt, here
-        self._suspects: deque[Held] = deque()
-        self._suspect: Held | None = None  # the one that is being handled
+        self._doubts = Doubts()
         self._wheel = LaneWheel()
         self._order = KeyOrder(self._queue) if subscription.ordering else None
         # For those that want no duplicates: the events in this process, by name.
@@ -126,8 +128,7 @@ class Hand:
         self._on_room = on_room
 
     def __len__(self) -> int:
-        suspects = 0 if self._suspect is not None else len(self._suspects)
-        return sum(map(len, self._queues)) + suspects
+        return sum(map(len, self._queues)) + self._doubts.ready
 
     # --- room -------------------------------------------------------------------------
 
@@ -182,15 +183,14 @@ class Hand:
         """Let an entry that is held have its turn."""
         if self._order is not None:
             self._order.admit(held)
-        elif held.is_suspect:
-            self._suspects.append(held)
         else:
-            self._queues[held.stream.name.lane].append(held)
+            self._queue(held)
 
     def _queue(self, held: Held) -> None:
-        queues = self._queues
-        queue = self._suspects if held.is_suspect else queues[held.stream.name.lane]
-        queue.append(held)
+        if held.is_left:
+            self._doubts.add(held)
+        else:
+            self._queues[held.stream.name.lane].append(held)
 
     def next(self, *, is_plain: bool) -> Held | None:
         """Return the entry whose turn it is; None for none.
@@ -204,9 +204,10 @@ class Hand:
                 return None
             self._wheel.next(queues, forced=0)  # ahead of its turn, not above its share
             return queues[0].popleft()
-        if self._suspects and self._suspect is None:
-            self._suspect = self._suspects.popleft()
-            return self._suspect
+        if self._doubts:
+            held = self._doubts.next()
+            if held is not None:
+                return held
         ready = [queue for queue in queues if queue]
         if len(ready) == 1:
             return ready[0].popleft()
@@ -220,7 +221,7 @@ class Hand:
         tenant_id = stream.name.tenant_id
         queue = self._queues[stream.name.lane]
         batch = [first]
-        if first.is_suspect:
+        if first.is_left:
             return batch
         while queue and len(batch) < most:
             if queue[0].stream is not stream and (
@@ -246,8 +247,8 @@ class Hand:
         self.count -= 1
         self._finished += 1
         self._kept.discard(held)
-        if held is self._suspect:
-            self._suspect = None
+        if held.is_left:
+            self._doubts.finished(held)
         if self._names is not None and not is_handled:
             self.forget(held)
         if self._order is not None:
@@ -265,15 +266,14 @@ class Hand:
     def set_aside(self, held: Held) -> None:
         """Keep an entry for its next attempt: it takes up nobody's room or turn."""
         self._kept.add(held)
-        held.is_suspect = False
-        if held is self._suspect:
-            self._suspect = None
+        if held.is_left:
+            self._doubts.finished(held)
+            held.is_left = held.is_suspect = False
 
     def unstarted(self) -> list[Held]:
         """Take everything out that no handler has begun with."""
         waiting = [held for queue in self._queues for held in queue]
-        waiting += self._suspects
-        self._suspects.clear()
+        waiting += self._doubts.clear()
         if self._order is not None:
             waiting += self._order.clear()
         for queue in self._queues:

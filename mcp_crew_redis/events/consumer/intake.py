@@ -88,8 +88,8 @@ class Intake:
         for entry_id, fields, count, *more in entries:
             if entry_id not in state.held:
                 self._counts.redelivered += 1
-                is_suspect = bool(more and more[0])
-                self._take(state, entry_id, fields, int(count), now, is_suspect)
+                doubt = 0 if not more or int(count) == 1 else 1 + int(more[0])
+                self._take(state, entry_id, fields, int(count), now, doubt)
         if self._hand:
             self._workers.stir()
 
@@ -100,9 +100,18 @@ class Intake:
         fields: list[bytes] | None,
         count: int,
         now: float,
-        is_suspect: bool = False,  # noqa: FBT001, FBT002 - a hot path
+        doubt: int = 0,
     ) -> int:
-        """Take in one entry and return its size in bytes."""
+        """Take in one entry and return its size in bytes.
+
+        Args:
+            state: Its stream.
+            entry_id: Its place there.
+            fields: Names and values in turn; None where it is gone.
+            count: Deliveries, this one included.
+            now: Monotonic seconds.
+            doubt: 1 if another consumer has left it behind, 2 for a suspect.
+        """
         if fields is None:
             self._lost(state, entry_id, now)
             return 0
@@ -121,7 +130,8 @@ class Intake:
             self._spoil(state, entry_id, count, now, str(error))
         else:
             held = Held(state, entry_id, event, count, now)
-            held.is_suspect = is_suspect
+            if doubt:
+                held.is_left, held.is_suspect = True, doubt > 1
             self._admit(held)
         return size
 

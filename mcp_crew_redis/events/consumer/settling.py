@@ -210,8 +210,11 @@ class Settling:
     async def begin(self, held: Held) -> bool:
         """Count the delivery of a suspect, before its handler may die of it.
 
+        What was handled before is acknowledged first, or it would be buried with it.
         False: it is not ours any more, or the consumer ends.
         """
+        while not await self.flush() and not self._is_ending:
+            await self._clock.sleep(ACK_DELAY)
         args = (self._group, self._consumer, 0, 1, held.entry_id)
         gone = await self._insist("event_hold", (held.stream.key,), args)
         if gone != 0:
