@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from tests.faults.event_chaos import Processes
@@ -12,7 +13,7 @@ from tests.faults.event_chaos_told import Handling, Name, Publish, Told
 from tests.faults.event_chaos_view import Entry, View
 from tests.rig.servers import RealServer
 
-__all__ = ["Kills", "Outages", "disorder", "logged"]
+__all__ = ["Kills", "Outages", "disorder", "logged", "untimely"]
 
 NOTICE = 0.3
 """Seconds in which a process may notice that its server is away."""
@@ -117,6 +118,25 @@ def disorder(told: Told, entries: Entries) -> list[tuple[Publish, Publish]]:
             by_stream[one.process, key].append((one, number))
     pairs = [pair for calls in by_stream.values() for pair in _wrong(calls)]
     return [pair for pair in pairs if "deferred" in {one.outcome for one in pair}]
+
+
+def untimely(told: Told, entries: Entries) -> list[tuple[Handling, Handling]]:
+    """Return pairs of events of one key of which the later was begun too early.
+
+    Before the one in front of it had been handled, wherever that was.
+    """
+    by_key: dict[tuple[str, str], list[tuple[tuple[int, ...], Handling]]]
+    by_key = defaultdict(list)
+    for name, handlings in told.handlings.items():
+        stream, place = entries[name][0]
+        first = min(handlings, key=lambda one: one.at)
+        number = tuple(map(int, place.split("-")))
+        by_key[stream, first.key].append((number, first))
+    found = []
+    for events in by_key.values():
+        ordered = [one for _, one in sorted(events, key=lambda each: each[0])]
+        found += [(a, b) for a, b in pairwise(ordered) if b.since < a.at]
+    return found
 
 
 def _wrong(

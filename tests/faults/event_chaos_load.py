@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from mcp_crew_redis.events.kinds import EventPriority
+from mcp_crew_redis.events.schemas import EventCatalog, EventSchema
 
 __all__ = ["Load"]
 
@@ -28,6 +29,8 @@ class Load:
         plain: One in so many of a publisher's own is not idempotent.
         raising: The handler raises for one in so many.
         deadly: It ends its process for one in so many.
+        partitions: The events of one key are handled in order, by whoever has their
+            partition; 0 for no order.
         is_same: Every event is published to each tenant, under the same id and key.
     """
 
@@ -43,6 +46,7 @@ class Load:
     plain: int = 0
     raising: int = 0
     deadly: int = 0
+    partitions: int = 0
     is_same: bool = False
 
     def place(self, name: str) -> tuple[str, str, EventPriority, str]:
@@ -57,6 +61,13 @@ class Load:
             EventPriority(number >> 16 & 3),
             key,
         )
+
+    @property
+    def catalog(self) -> EventCatalog:
+        """What publishers and consumers have agreed on."""
+        types = [f"kind{number}.happened" for number in range(self.types)]
+        count = max(1, self.partitions)
+        return EventCatalog([EventSchema(type=name, partitions=count) for name in types])
 
     @property
     def streams(self) -> int:

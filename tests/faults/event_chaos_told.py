@@ -74,6 +74,8 @@ class Handling:
     process: str
     place: str
     count: int
+    key: str
+    since: float
     at: float
 
 
@@ -107,7 +109,8 @@ class Told:
     ) -> None:
         if "handled" in line:
             name = line["tenant"], line["handled"]
-            one = Handling(name, process, line["place"], line["count"], line["at"])
+            parts = (line[part] for part in ("place", "count", "key", "since", "at"))
+            one = Handling(name, process, *parts)
             self.handlings[name].append(one)
         elif "outcome" in line:
             call = calls[line["n"]]

@@ -110,9 +110,12 @@ class Handler:
 
     async def handle(self, event: Event[Any]) -> None:
         """Handle one event: fail, die, or write a line."""
-        load, name = self._load, event.id
+        load, name, since = self._load, event.id, self._time()
         self._check(event)
         whole = event.tenant_id, name
+        if load.deadly:  # for whoever looks for what went wrong
+            told = {"begun": name, "tenant": event.tenant_id}
+            self._log.line(**told, count=event.delivery_count, at=self._time())
         if load.is_one(whole, load.deadly):
             self._log.line(
                 died=name, tenant=event.tenant_id, count=event.delivery_count
@@ -131,6 +134,8 @@ class Handler:
             lane=int(event.priority),
             place=event.stream_id,
             count=event.delivery_count,
+            key=event.key,
+            since=since,
             at=self._time(),
         )
 
@@ -181,6 +186,7 @@ async def consume(config: dict[str, Any], log: CallLog, lines: Lines) -> None:
         claim_after=load.claim_after,
         max_deliveries=load.max_deliveries,
         concurrency=load.concurrency,
+        ordering="key" if load.partitions else None,
         backoff=Backoff(base=0.02, maximum=0.1),
     )(_as_function(handler))
     consumer = EventConsumer(subscriptions)
@@ -195,7 +201,8 @@ async def consume(config: dict[str, Any], log: CallLog, lines: Lines) -> None:
         )
 
     settings = CrewSettings(**config["settings"])
-    async with CrewRedis(settings, services=[consumer]):
+    services = [consumer]
+    async with CrewRedis(settings, services=services, event_catalog=load.catalog):
         log.line(ready=True)
         await told_to_end(tell)
     tell()
@@ -218,7 +225,8 @@ async def publish(config: dict[str, Any], log: CallLog, lines: Lines) -> None:
             await publisher.publish()
             await asyncio.sleep(load.pause)
 
-    async with CrewRedis(CrewSettings(**config["settings"])) as crew:
+    settings = CrewSettings(**config["settings"])
+    async with CrewRedis(settings, event_catalog=load.catalog) as crew:
         log.line(ready=True)
         async with asyncio.TaskGroup() as group:
             for at in range(load.callers):

@@ -90,7 +90,7 @@ async def test_what_kills_its_process_ends_as_a_dead_letter_and_nothing_else_doe
     own_server, tmp_path, tell
 ):
     """Those that were fetched together with it are innocent."""
-    load = Load(deadly=150, max_deliveries=3, claim_after=0.3, callers=2)
+    load = Load(deadly=150, max_deliveries=4, claim_after=0.3, callers=2)
     socket = own_server.unix_socket
     async with Processes(tmp_path, load) as processes:
         await processes.start_all(socket, consumers=2, publishers=1)
