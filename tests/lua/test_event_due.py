@@ -63,7 +63,7 @@ async def test_what_is_due_is_moved_whole(client, move, delay):
 
 async def test_it_moves_in_the_order_of_due_times(client, move, delay):
     """Whatever their order of arrival or their names."""
-    for name, due in ((b"a", -1), (b"c", -5), (b"b", -3)):
+    for name, due in ((b"a", -10_000), (b"c", -30_000), (b"b", -20_000)):
         await delay(name, due)
 
     assert (await move())[0] == 3
