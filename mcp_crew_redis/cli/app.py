@@ -85,8 +85,9 @@ def demo(
     """Two real MCP servers, two tenants, two processes, one embedded Redis: a tour.
 
     Takes seconds. Exits with 0 only if all that was stored was read back equal by the
-    other process, no tenant saw another's, every change was rung, and nothing that was
-    accepted while Redis was dead is lost or stands over something newer.
+    other process, no tenant saw another's, every change was rung, nothing that was
+    accepted while Redis was dead is lost or stands over something newer, and every
+    event of the agents was handled by every group that wants it, or purged by hand.
     """
     if find_spec("mcp") is None:
         _complain(
