@@ -249,3 +249,33 @@ async def test_a_type_without_partitions_keeps_its_order_in_one_process(server):
         assert owned(one) == set(range(PARTS))
 
     ordered(order, 200)
+
+
+async def test_what_another_process_has_left_comes_first_and_once(server):
+    """However much it is: taken over in order, each entry counted as delivered once."""
+    given = []
+
+    async def handle(event):
+        given.append((event.payload, event.key, event.delivery_count))
+        await asyncio.sleep(0.001)
+
+    async with crew_on(server, catalog=CATALOG) as crew:
+        await backlog(crew, 800)
+    for number in range(PARTS):
+        key = stream(partition=number)
+        server.execute("XGROUP", "CREATE", key, "g", "0")
+        read = ("XREADGROUP", "GROUP", "g", "dead", "COUNT", 150, "STREAMS", key, ">")
+        server.execute(*read)
+    subscriptions = one_handler(
+        handle, ordering="key", max_deliveries=3, claim_after=0.5, concurrency=8
+    )
+    async with consuming(server, subscriptions, catalog=CATALOG):
+        await wait_until(lambda: len(given) >= 800, "all are handled", 20)
+        await settled(server)
+
+    by_key = defaultdict(list)
+    for payload, key, _ in given:
+        by_key[key].append(payload)
+    assert letters(server) == []
+    assert by_key == {f"k{key}": list(range(key, 800, 10)) for key in range(10)}
+    assert {count for _, _, count in given} == {1, 2}
