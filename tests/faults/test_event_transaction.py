@@ -16,6 +16,7 @@ from mcp_crew_redis._core.scripts import ScriptLoader
 from mcp_crew_redis.errors import (
     FallbackFullError,
     OutcomeUnknownError,
+    RefusedError,
     UnavailableError,
 )
 from mcp_crew_redis.events.operations import Sum
@@ -350,3 +351,53 @@ async def test_one_that_cannot_be_read_holds_up_nobody(server, crew, acme):
     await wait_until(lambda: bool(crew.journal.unresolved()), "it waits")
 
     assert (await pay(acme)).outcome is WriteOutcome.STORED
+
+
+# --- another server -----------------------------------------------------------------
+
+
+async def test_a_new_server_gets_back_what_the_old_one_had_taken(own_server):
+    """Values, sums and events, once; a conditional one is left to its caller."""
+    async with crew_at(own_server.unix_socket) as crew:
+        acme = crew.tenant("acme")
+        for number in range(1, 4):
+            await pay(acme, number)
+        await pay(acme, 10, if_stamp=0)
+        own_server.restart(keep_data=False)
+
+        async def is_restored():
+            return crew.manager._store.window.statistics.replays > 0
+
+        await outcome(acme.get(STATE, "warm"))
+        await wait_until(is_restored, "it is put back")
+        await wait_until(lambda: stands(own_server) == (6, 3), "all of it")
+        assert await eventually(acme, "order:3") == 3
+    events = own_server.execute("XRANGE", STREAM, "-", "+")
+    assert [fields[b"d"] for _, fields in events] == [b"\x01", b"\x02", b"\x03"]
+
+
+async def test_what_a_new_server_refuses_for_now_waits_in_the_journal(own_server):
+    """Without memory it takes nothing back; with some, all of it, once."""
+    async with crew_at(own_server.unix_socket) as crew:
+        acme = crew.tenant("acme")
+        for number in range(1, 4):
+            await pay(acme, number)
+        store = crew.manager._store
+        calls = store.window.calls(0.0)
+        store.window.restored(calls, [RefusedError("OOM")] * len(calls))
+        own_server.execute("FLUSHALL")
+
+        store.sync.kick()
+        await crew.journal.drained(10)
+
+        assert stands(own_server) == (6, 3)
+        assert await acme.get(STATE, "order:3") == 3
+
+
+async def eventually(tenant, identifier):
+    """Return a value once the circuit has closed."""
+    while True:
+        value = await outcome(tenant.get(STATE, identifier))
+        if not isinstance(value, Exception):
+            return value
+        await asyncio.sleep(0.05)

@@ -18,15 +18,20 @@ __all__ = [
     "MARK_AT",
     "PUBLISH",
     "SCHEDULE",
+    "TRANSACT",
+    "TRANSACTION",
     "pack_call",
     "unpack_call",
 ]
 
 EVENT: Final = "event"
 """The kind of postings that hold an event."""
+TRANSACTION: Final = "transaction"
+"""The kind of postings that hold a transaction."""
 PUBLISH: Final = "event_publish"
 SCHEDULE: Final = "event_schedule"
-MARK_AT: Final = {PUBLISH: 1, SCHEDULE: 2}
+TRANSACT: Final = "transact"
+MARK_AT: Final = {TRANSACT: 0, PUBLISH: 1, SCHEDULE: 2}
 """Which of a script's keys is the mark."""
 EVENT_SCRIPTS: Final = frozenset(MARK_AT)
 """Scripts that add an event once, by its mark: they may be run again."""

@@ -25,6 +25,8 @@ from mcp_crew_redis.store.journal.calls import (
     EVENT,
     EVENT_SCRIPTS,
     MARK_AT,
+    TRANSACT,
+    TRANSACTION,
     pack_call,
 )
 
@@ -232,11 +234,12 @@ def posting_of(call: Call, tenant_id: str, made_us: int) -> Posting:
     Its first key is what it is in order with, its mark the name.
     """
     name, keys, _ = call
+    is_transaction = name == TRANSACT
     return Posting(
         id=keys[MARK_AT[name]].decode(),
         tenant_id=tenant_id,
-        kind=EVENT,
-        order_key=keys[0],
+        kind=TRANSACTION if is_transaction else EVENT,
+        order_key=keys[1] if is_transaction else keys[0],
         body=pack_call(call),
         made_us=made_us,
     )
