@@ -114,10 +114,10 @@ class Courier:
 
         Args:
             args: The command, for its keys.
-            packed: The same, packed.
+            packed: It, packed.
             is_raw: Keep the reply undecoded.
             is_bulk: Take the bulk lane in any case.
-            is_going: Others of the same call have been submitted.
+            is_going: See `admit`.
         """
         node, routing = self._node, self._node.routing
         while not is_bulk:
@@ -131,8 +131,7 @@ class Courier:
                 lane.give_back()  # the key went to the bulk lane while we waited
                 continue
             return lane, self._place(lane, packed, is_raw=is_raw)
-        # From here on, whatever has one of these keys follows onto the bulk lane.
-        pin = routing.pin(args)
+        pin = routing.pin(args)  # whatever has one of these keys follows from here on
         try:
             await self._interactive_reached()
             lane = await node.admission.acquire(is_bulk=True, is_going=is_going)

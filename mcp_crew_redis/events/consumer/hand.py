@@ -92,6 +92,7 @@ class Hand:
 
     Attributes:
         count: Entries held: queued, being handled, or waiting for their turn.
+        on_room: As given.
         plain_calls: How many calls events that are not critical may take up.
     """
 
@@ -125,7 +126,7 @@ class Hand:
         self._measured_at = monotonic()
         self._monotonic = monotonic
         self._wake_at = -1
-        self._on_room = on_room
+        self.on_room = on_room
 
     def __len__(self) -> int:
         return sum(map(len, self._queues)) + self._doubts.ready
@@ -255,7 +256,7 @@ class Hand:
             self._order.finished(held)
         if self.count <= self._wake_at:
             self._wake_at = -1
-            self._on_room()
+            self.on_room()
 
     def again(self, held: Held, count: int) -> None:
         """Queue an entry once more that was kept for its next attempt."""

@@ -68,40 +68,44 @@ class Runner:
         self._workers = workers = Workers(
             subscription, hand, verdicts, counts, hub.clock.monotonic
         )
-        self._intake = intake = Intake(
-            hub,
-            subscription,
-            hand=hand,
-            workers=workers,
-            settling=settling,
-            counts=counts,
-        )
         self._kept = Kept(*whose, hand, workers, counts)
-        self._recovery = recovery = Recovery(
+        self._staff(hub)
+        self._presence = Presence(
             *whose,
-            table=table,
-            hand=hand,
+            on_gone=self._recovery.consumer_gone,
+            on_gained=self._gained,
+            is_busy=self._is_busy,
+        )
+
+    def _staff(self, hub: EventHub) -> None:
+        """Hire those who get entries."""
+        whose = (hub, self.subscription, self.consumer)
+        intake = Intake(
+            *whose[:2],
+            hand=self._hand,
+            workers=self._workers,
+            settling=self._settling,
+            counts=self._counts,
+        )
+        self._recovery = Recovery(
+            *whose,
+            table=self._table,
+            hand=self._hand,
             kept=self._kept,
             intake=intake,
-            settling=settling,
-            counts=counts,
+            settling=self._settling,
+            counts=self._counts,
             may_read=self._may_read,
         )
         self._reader = Reader(
             *whose,
-            table=table,
-            hand=hand,
-            settling=settling,
+            table=self._table,
+            hand=self._hand,
+            settling=self._settling,
             intake=intake,
-            recovery=recovery,
-            counts=counts,
+            recovery=self._recovery,
+            counts=self._counts,
             may_read=self._may_read,
-        )
-        self._presence = Presence(
-            *whose,
-            on_gone=recovery.consumer_gone,
-            on_gained=self._gained,
-            is_busy=self._is_busy,
         )
 
     def _has_room(self) -> None:

@@ -163,6 +163,7 @@ class Settling:
         except CrewRedisError:
             self.put_back(acks)
             return False
+        self._hand.on_room()  # the reader may wait for these very acknowledgements
         return True
 
     def _done_calls(self, acks: Acks) -> list[Call]:

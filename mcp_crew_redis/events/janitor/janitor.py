@@ -238,6 +238,7 @@ class Janitor(BellListener):
     def on_flushed(self) -> None:
         """There is nothing any more, and the part has to be taken anew."""
         self._retention.clear()
+        self._hub.store.registry.forget_all()
         self._renewal.set()
 
     def on_healthy(self) -> None:
