@@ -26,7 +26,8 @@ from tests.rig.waiting import wait_until
 SECONDS = number_from("CREW_CHAOS_SECONDS", 1)
 STRIKES = max(2, round(SECONDS / 5))
 SEED = int(os.environ.get("CREW_CHAOS_SEED", "0")) or Random().randrange(1, 10**6)
-DEADLY = 2
+PUBLISHERS = 1 if SECONDS < 5 else 2
+DEADLY = 1
 """Events that kill their process, at least."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS * 2 + 120)]
@@ -148,10 +149,12 @@ async def test_a_server_that_dies_costs_nothing_that_was_promised(
         Processes(tmp_path, load) as processes,
     ):
         outages = Outages(server, processes)
-        await processes.start_all(server.unix_socket, consumers=2, publishers=2)
+        await processes.start_all(
+            server.unix_socket, consumers=2, publishers=PUBLISHERS
+        )
         for _ in range(STRIKES // 2):
             await a_while(random)
-            await outages.outage(take_away, random.uniform(0.7, 1.3))
+            await outages.outage(take_away, random.uniform(0.4, 0.8))
         await a_while(random)
         but = nothing if fsync == "always" else plain_ones
         run = await settle(processes, server, load.claim_after * 2 + GRACE, but)
@@ -184,7 +187,7 @@ async def test_a_promoted_replica_costs_nothing_that_was_promised(
         pair(make_server) as (servers, socket),
         Processes(tmp_path, load) as processes,
     ):
-        await processes.start_all(socket, consumers=2, publishers=2)
+        await processes.start_all(socket, consumers=2, publishers=PUBLISHERS)
         for strike in range(STRIKES // 2):
             if strike:
                 await servers.follow()
@@ -223,7 +226,9 @@ async def test_consuming_goes_on_when_everything_is_deleted(
     """Within a second, without an error loop, and what comes later is handled."""
     load, clock, deleted = Load(), asyncio.get_running_loop().time, []
     async with Processes(tmp_path, load) as processes:
-        await processes.start_all(own_server.unix_socket, consumers=2, publishers=2)
+        await processes.start_all(
+            own_server.unix_socket, consumers=2, publishers=PUBLISHERS
+        )
         before = await processes.all_statistics()
         for _ in range(STRIKES):
             await a_while(random)
@@ -271,7 +276,9 @@ async def test_tenants_with_the_same_types_groups_ids_and_keys_never_meet(
         tenants=20, is_same=True, pause=0.03, work=20.0, raising=20, max_deliveries=3
     )
     async with Processes(tmp_path, load) as processes:
-        await processes.start_all(own_server.unix_socket, consumers=2, publishers=2)
+        await processes.start_all(
+            own_server.unix_socket, consumers=2, publishers=PUBLISHERS
+        )
         await asyncio.sleep(SECONDS)
 
         def poisonous(told):
