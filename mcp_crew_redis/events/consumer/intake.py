@@ -72,6 +72,8 @@ class Intake:
         now, size, taken = self._monotonic(), 0, 0
         for entry_id, fields in entries:
             state.last_id = entry_id
+            if entry_id in state.held:
+                continue  # the group was rewound: it is being handled
             taken += 1
             size += self._take(state, entry_id, fields, 1, now)
         if taken:

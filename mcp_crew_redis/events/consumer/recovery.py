@@ -36,10 +36,8 @@ log = get_logger(__name__)
 
 CHUNK: Final = 64
 """Entries of one stream, or streams of one sweep, in one round trip."""
-SLACK: Final = 0.005
-"""Seconds after a due time that the server is asked: clocks are not quite the same."""
-CROWDED: Final = 0.05
-"""Seconds until it looks again when there was no room."""
+SLACK: Final = 0.005  # seconds after a due time: clocks are not quite the same
+CROWDED: Final = 0.05  # seconds until it looks again when there was no room
 
 
 class Recovery:
@@ -87,6 +85,9 @@ class Recovery:
         self._due: dict[str, float] = {}
         self._parked: list[tuple[float, str]] = []
         self._wake = asyncio.Event()
+        # What the present sweep has still to look at, and when it goes on.
+        self._left: list[tuple[StreamState, bytes]] = []
+        self._left_due = 0.0
         self._is_ending = False
         self.wake = self._wake.set
 
@@ -112,6 +113,7 @@ class Recovery:
 
     def postpone(self) -> None:
         """Look in a while, and not before: see `SweepPace.postpone`."""
+        self._left.clear()
         self.pace.postpone()
         self._wake.set()
 
@@ -134,12 +136,12 @@ class Recovery:
             try:
                 await self._kept.retry()
                 await self._take_parked()
-                if self.pace.is_due:
+                if self._sweep_due <= self._monotonic():
                     await self._sweep()
                 self._pauses.reset()
                 await self._rest()
             except UnavailableError:
-                self.pace.postpone()
+                self.postpone()
                 await self._clock.sleep(next(self._pauses))
             except CrewRedisError as error:
                 log.warning("consumer.recovery_refused", error=type(error).__name__)
@@ -147,7 +149,7 @@ class Recovery:
 
     async def _rest(self) -> None:
         """Wait until something is due or somebody calls."""
-        due = min(self.pace.due, self._kept.due)
+        due = min(self._sweep_due, self._kept.due)
         if self._parked:
             due = min(due, self._parked[0][0])
         self._wake.clear()
@@ -222,6 +224,10 @@ class Recovery:
             return None
         return self._table.add(key, name)
 
+    @property
+    def _sweep_due(self) -> float:
+        return self._left_due if self._left else self.pace.due
+
     # --- left behind ------------------------------------------------------------------
 
     async def catch_up(self, state: StreamState) -> bool:
@@ -243,28 +249,31 @@ class Recovery:
         return True
 
     async def _sweep(self) -> None:
-        """Look through all streams for entries that have been let lie."""
-        states = [(state, b"-") for state in self._table if self._may_read(state)]
+        """Look on through all streams for entries that have been let lie.
+
+        A part at a time: retries are not to wait for room that they would make.
+        """
+        if not self._left and self.pace.is_due:
+            self._left = [(each, b"-") for each in self._table]
         idle_ms = round(self._subscription.claim_after * 1_000)
-        while states and not self._is_ending:
-            room, _ = self._hand.room()
-            if room <= 0:
-                await self._clock.sleep(CROWDED)
-                continue
-            now, states = states[:CHUNK], states[CHUNK:]
-            count = max(1, min(room // len(now), CHUNK))
-            now = [one for one in now if self._may_read(one[0])]
-            calls = [
-                self._claims.all(state, start, count, idle_ms) for state, start in now
-            ]
-            with self._looking_again(), asking([state for state, _ in now]):
-                replies = await self._port.run_many(calls)
-                for (state, _), reply in zip(now, replies, strict=True):
-                    if isinstance(reply, CrewRedisError):
-                        continue  # the next sweep will see
-                    if following := await self._claimed(state, reply):
-                        states.append((state, following))
-        self.pace.swept()
+        room, _ = self._hand.room()
+        if room <= 0:
+            self._left_due = self._monotonic() + CROWDED
+            return
+        now, self._left = self._left[:CHUNK], self._left[CHUNK:]
+        now = [one for one in now if self._may_read(one[0])]
+        count = max(1, min(room // max(1, len(now)), CHUNK))
+        calls = [self._claims.all(state, start, count, idle_ms) for state, start in now]
+        with self._looking_again(), asking([state for state, _ in now]):
+            replies = await self._port.run_many(calls) if calls else []
+            for (state, _), reply in zip(now, replies, strict=True):
+                if isinstance(reply, CrewRedisError):
+                    continue  # the next sweep will see
+                if following := await self._claimed(state, reply):
+                    self._left.append((state, following))
+        self._left_due = self._monotonic()
+        if not self._left:
+            self.pace.swept()
 
     @contextmanager
     def _looking_again(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 from typing import Any, Final
 
+from mcp_crew_redis._wire.envelope import Fields
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
 from mcp_crew_redis.events.consumer.hand import Hand, Held
 from mcp_crew_redis.events.consumer.verdicts import Verdicts
@@ -33,14 +34,17 @@ class Worker:
         task: Where it runs.
         overdue_at: When the present call has taken too long, in monotonic seconds.
         is_overdue: It was cancelled for that.
+        outcome: What the handler has returned.
+        woken: Ends its rest.
     """
 
-    __slots__ = ("is_overdue", "overdue_at", "task", "woken")
+    __slots__ = ("is_overdue", "outcome", "overdue_at", "task", "woken")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.overdue_at = inf
         self.is_overdue = False
+        self.outcome: object = None
         self.woken: asyncio.Future[None] | None = None
 
 
@@ -163,37 +167,42 @@ class Workers:
         finally:
             worker.woken = None
             self._is_stirring = False
+            if worker in self._idle:
+                self._idle.remove(worker)
 
     async def _handle(self, worker: Worker, held: Held) -> None:
-        CURRENT.set(held.event.fields)
-        worker.overdue_at = self._monotonic() + self._timeout
-        try:
-            await self._handler(held.event)
-        except BaseException as error:  # noqa: BLE001 - told apart in `_failure`
-            failure = self._failure(worker, error)
-            await self._verdicts.failed(held, failure)
-        else:
-            worker.overdue_at = inf
-            if worker.is_overdue:
-                self._late(worker)  # it has done its work all the same
+        failure = await self._call(worker, held.event.fields, held.event)
+        if failure is None:
             self._counts.handled += 1
             self._verdicts.done(held)
+        else:
+            await self._verdicts.failed(held, failure)
 
     async def _handle_batch(self, worker: Worker, first: Held) -> None:
         batch = self._hand.more(first, self._subscription.batch_size)
-        CURRENT.set(first.event.fields if len(batch) == 1 else None)
+        origin = first.event.fields if len(batch) == 1 else None
+        failure = await self._call(worker, origin, [held.event for held in batch])
+        if failure is None:
+            await self._settle_batch(batch, worker.outcome)
+            return
+        for held in batch:
+            await self._verdicts.failed(held, failure)
+
+    async def _call(
+        self, worker: Worker, origin: Fields | None, argument: object
+    ) -> Exception | None:
+        """Call the handler; return what has gone wrong."""
+        failure: Exception | None = None
+        CURRENT.set(origin)
         worker.overdue_at = self._monotonic() + self._timeout
         try:
-            outcome = await self._handler([held.event for held in batch])
+            worker.outcome = await self._handler(argument)
         except BaseException as error:  # noqa: BLE001 - told apart in `_failure`
             failure = self._failure(worker, error)
-            for held in batch:
-                await self._verdicts.failed(held, failure)
-            return
         worker.overdue_at = inf
-        if worker.is_overdue:
-            self._late(worker)
-        await self._settle_batch(batch, outcome)
+        if worker.task is not None and worker.task.cancelling():
+            await self._shake_off(worker)
+        return failure
 
     async def _settle_batch(self, batch: list[Held], outcome: object) -> None:
         verdicts = self._verdicts
@@ -212,28 +221,30 @@ class Workers:
 
     def _failure(self, worker: Worker, error: BaseException) -> Exception:
         """Return what has gone wrong; raise what is not the handler's."""
-        worker.overdue_at = inf
         if isinstance(error, Exception):
-            if worker.is_overdue:
-                self._late(worker)
             return error
-        if not isinstance(error, asyncio.CancelledError):
+        if self._is_aborting or not isinstance(error, asyncio.CancelledError):
             raise error
         if worker.is_overdue:
-            self._late(worker)
             self._counts.timeouts += 1
             return TimeoutError(f"the handler took over {self._timeout} s")
-        if self._is_aborting:
-            raise error
-        self._late(worker)  # by whoever in there has cancelled this very task
         return RuntimeError("the handler was cancelled from within")
 
-    def _late(self, worker: Worker) -> None:
-        """Take back cancellations that were for the handler alone."""
+    async def _shake_off(self, worker: Worker) -> None:
+        """Take back cancellations of this task that were for the handler alone.
+
+        Its own timeout, or whatever the handler has called. One that has not been
+        raised yet would be at the next wait.
+        """
         worker.is_overdue = False
-        if worker.task is not None and not self._is_aborting:
-            while worker.task.cancelling():
-                worker.task.uncancel()
+        assert worker.task is not None
+        while worker.task.cancelling() and not self._is_aborting:
+            worker.task.uncancel()
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if self._is_aborting:
+                raise
 
 
 def _as_failure(verdict: object) -> Exception:
