@@ -45,7 +45,8 @@ class Claims:
 
     def unseen(self, state: StreamState) -> Call:
         """Take what is pending under our name although no answer brought it."""
-        start = b"(" + state.last_id if state.last_id else b"-"
+        after = b"(" + state.last_id if state.last_id else b"-"
+        start = state.claimed_to or after
         return self._call(state, self._consumer, 0, start, CHUNK, self._most, 0)
 
     def _call(self, state: StreamState, *args: bytes | str | int) -> Call:

@@ -188,7 +188,8 @@ class Discovery(BellListener):
             self._keys.tenant(tenant_id),
             self._hub.catalog.partitions(event_type),
         )
-        partitions = [None] if count == 1 else range(count)
+        # A type that was divided later has entries in its undivided streams too.
+        partitions = [None, *range(count if count > 1 else 0)]
         for lane in range(len(LANES)):
             for partition in partitions:
                 key = stream_key(keys, event_type, lane, partition)

@@ -8,12 +8,13 @@ of it takes nobody's attempt with it. What is fresh goes on beside both.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mcp_crew_redis.events.consumer.hand import Held
 
-__all__ = ["Doubts"]
+__all__ = ["Doubts", "drawn"]
 
 
 class Doubts:
@@ -60,9 +61,15 @@ class Doubts:
         if held is self._suspect:
             self._suspect = None
 
-    def clear(self) -> list[Held]:
-        """Take out those that nobody has begun with."""
-        waiting = [*self._left, *self._suspects]
-        self._left.clear()
-        self._suspects.clear()
-        return waiting
+    def clear(self, is_meant: Callable[[Held], bool]) -> list[Held]:
+        """Take out those that are meant and nobody has begun with."""
+        return [*drawn(self._left, is_meant), *drawn(self._suspects, is_meant)]
+
+
+def drawn(queue: deque[Held], is_meant: Callable[[Held], bool]) -> list[Held]:
+    """Take out of a queue those that are meant, in their order."""
+    taken = [held for held in queue if is_meant(held)]
+    rest = [held for held in queue if not is_meant(held)]
+    queue.clear()
+    queue.extend(rest)
+    return taken

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from mcp_crew_redis.events.consumer.doubts import Doubts
+from mcp_crew_redis.events.consumer.doubts import Doubts, drawn
 from mcp_crew_redis.events.consumer.key_order import MAX_BLOCKED, KeyOrder
 from mcp_crew_redis.events.consumer.lanes import LaneWheel
 from mcp_crew_redis.events.consumer.table import LANE_COUNT, StreamState
@@ -37,6 +37,7 @@ class Held:
         count: Deliveries, this one included.
         since: When it came or was last held on to, in monotonic seconds.
         is_copy: It is no sign that its event was handled: another entry is.
+        is_over: It takes up no room any more.
         is_left: Another consumer had it, and has not finished with it.
         is_suspect: That has happened before: consumers may die of it.
     """
@@ -47,6 +48,7 @@ class Held:
         "event",
         "is_copy",
         "is_left",
+        "is_over",
         "is_suspect",
         "since",
         "stream",
@@ -65,7 +67,7 @@ class Held:
         self.event = event
         self.count = count
         self.since = since
-        self.is_copy = self.is_left = self.is_suspect = False
+        self.is_copy = self.is_left = self.is_over = self.is_suspect = False
 
     def recount(self, count: int) -> None:
         """Take note of another number of deliveries; the event says it too."""
@@ -168,7 +170,7 @@ class Hand:
     # --- entries ----------------------------------------------------------------------
 
     def keep(self, held: Held) -> None:
-        """Count an entry as held here; `queue` or `finished` follows."""
+        """Count an entry as held here; `queue`, `handled` or `finished` follows."""
         held.stream.held[held.entry_id] = held
         self.count += 1
 
@@ -232,31 +234,38 @@ class Hand:
             batch.append(queue.popleft())
         return batch
 
-    def forget(self, held: Held) -> None:
-        """Its event is not in this process any more, or all can see it was handled."""
-        if self._names is not None and not held.is_copy:
-            self._names.discard(_name(held))
+    def finished(self, held: Held) -> None:
+        """Let an entry go: parked, buried, lost, or somebody else's."""
+        self.handled(held)
+        self.forget(held)
 
-    def finished(self, held: Held, *, is_handled: bool = False) -> None:
-        """Let an entry go: handled, parked, buried, or lost.
+    def handled(self, held: Held) -> None:
+        """Make room: nothing has to be done about an entry but to acknowledge it.
 
-        Where no duplicates are wanted `forget` follows for one that was handled, when
-        that is written down.
+        It stays ours until `forget`: nobody takes it over meanwhile, nor is it taken
+        in again here.
         """
-        if held.stream.held.pop(held.entry_id, None) is None:
+        if held.is_over:
             return
+        held.is_over = True
         self.count -= 1
         self._finished += 1
         self._kept.discard(held)
         if held.is_left:
             self._doubts.finished(held)
-        if self._names is not None and not is_handled:
-            self.forget(held)
         if self._order is not None:
             self._order.finished(held)
         if self.count <= self._wake_at:
             self._wake_at = -1
             self.on_room()
+
+    def forget(self, held: Held) -> None:
+        """It is acknowledged, or not ours any more."""
+        known = held.stream.held
+        if known.get(held.entry_id) is held:
+            del known[held.entry_id]
+        if self._names is not None and not held.is_copy:
+            self._names.discard(_name(held))
 
     def again(self, held: Held, count: int) -> None:
         """Queue an entry once more that was kept for its next attempt."""
@@ -271,14 +280,12 @@ class Hand:
             self._doubts.finished(held)
             held.is_left = held.is_suspect = False
 
-    def unstarted(self) -> list[Held]:
-        """Take everything out that no handler has begun with."""
-        waiting = [held for queue in self._queues for held in queue]
-        waiting += self._doubts.clear()
+    def unstarted(self, is_meant: Callable[[Held], bool]) -> list[Held]:
+        """Take out those that are meant and no handler has begun with."""
+        waiting = [held for queue in self._queues for held in drawn(queue, is_meant)]
+        waiting += self._doubts.clear(is_meant)
         if self._order is not None:
-            waiting += self._order.clear()
-        for queue in self._queues:
-            queue.clear()
+            waiting += self._order.clear(is_meant)
         return waiting
 
 

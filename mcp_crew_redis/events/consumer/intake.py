@@ -156,6 +156,7 @@ class Intake:
         ends_ms = expires_ms(held.event.fields)
         if ends_ms is not None and ends_ms * 1_000 <= self._now_us():
             self._counts.expired += 1
+            held.is_over = True
             self._skip(held, "expired")
         elif self._subscription.dedup:
             self._hand.keep(held)
@@ -178,7 +179,9 @@ class Intake:
             event_type=state.name.event_type,
         )
         nothing = Event.of(state.name.event_type, "", 0, None, unread_envelope())
-        self._skip(Held(state, entry_id, nothing, 1, now), "lost")
+        held = Held(state, entry_id, nothing, 1, now)
+        held.is_over = True
+        self._skip(held, "lost")
 
     def _spoil(
         self, state: StreamState, entry_id: bytes, count: int, now: float, reason: str

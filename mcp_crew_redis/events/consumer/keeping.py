@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from math import inf
 
 from mcp_crew_redis._core.port import Call
@@ -52,10 +53,12 @@ class Kept:
         """When the first is due, in monotonic seconds; infinity for none."""
         return self._heap[0][0] if self._heap else inf
 
-    def clear(self) -> list[Held]:
-        """Give back what waits."""
-        heap, self._heap = self._heap, []
-        return [held for _, _, held in heap]
+    def clear(self, is_meant: Callable[[Held], bool]) -> list[Held]:
+        """Give back those that are meant and wait."""
+        meant = [one for one in self._heap if is_meant(one[2])]
+        self._heap = [one for one in self._heap if not is_meant(one[2])]
+        heapify(self._heap)
+        return [held for _, _, held in sorted(meant, key=lambda one: one[1])]
 
     async def retry(self) -> None:
         """Queue what is due, with the attempt counted where a crash cannot forget it.

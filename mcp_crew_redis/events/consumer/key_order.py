@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from mcp_crew_redis.events.consumer.doubts import drawn
+
 if TYPE_CHECKING:
     from mcp_crew_redis.events.consumer.hand import Held
 
@@ -61,13 +63,13 @@ class KeyOrder:
         else:
             del self._keys[key]
 
-    def clear(self) -> list[Held]:
-        """Take out those that wait, in their order."""
-        waiting = [held for _, line in self._keys.values() for held in line]
+    def clear(self, is_meant: Callable[[Held], bool]) -> list[Held]:
+        """Take out those that are meant and wait, in their order."""
+        taken: list[Held] = []
         for _, line in self._keys.values():
-            line.clear()
-        self._waiting = 0
-        return waiting
+            taken += drawn(line, is_meant)
+        self._waiting -= len(taken)
+        return taken
 
 
 def _key(held: Held) -> tuple[str, str] | None:

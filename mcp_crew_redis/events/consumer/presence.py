@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from hashlib import sha256
 from typing import Final
 
 from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.shares import Shares
-from mcp_crew_redis.events.subscriptions import Subscription
+from mcp_crew_redis.events.subscriptions import AllTenants, Subscription
 from mcp_crew_redis.log import get_logger
 
 __all__ = ["Presence"]
@@ -30,6 +33,7 @@ class Presence:
         consumer: This one's name.
         on_gone: Called when another one has gone.
         on_gained: Called with partitions that are this one's from now on.
+        release: Gives back what waits in this process of partitions that go.
         is_busy: Whether anything of a partition is still in this process.
     """
 
@@ -41,6 +45,7 @@ class Presence:
         *,
         on_gone: Callable[[], None],
         on_gained: Callable[[frozenset[int]], None],
+        release: Callable[[frozenset[int]], Awaitable[None]],
         is_busy: Callable[[int], bool],
     ) -> None:
         self._clock = hub.clock
@@ -49,12 +54,15 @@ class Presence:
         self._count = (
             hub.catalog.most_partitions(subscription.pattern) if is_ordered else 0
         )
-        name = f"{subscription.group}:{subscription.pattern.text}"
+        name = f"{subscription.group}:{subscription.pattern.text}{_whose(subscription)}"
         self._shares = Shares(
             *(hub.port, hub.keys.shares(name), consumer),
             *(subscription.claim_after, self._count, hub.clock),
         )
-        self._on_gone, self._on_gained, self._is_busy = on_gone, on_gained, is_busy
+        self._on_gone, self._on_gained = on_gone, on_gained
+        self._release, self._is_busy = release, is_busy
+        self._wake = asyncio.Event()
+        self.hasten = self._wake.set
         self._members: frozenset[str] = frozenset()
         self._read: frozenset[int] = frozenset()  # owned, and not to be given up
 
@@ -85,10 +93,14 @@ class Presence:
                 pass  # it will be shown again; what is owned lapses by itself
             except CrewRedisError as error:
                 log.warning("consumer.presence_refused", error=type(error).__name__)
-            await self._clock.sleep(self._interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._wake.wait()
+            self._wake.clear()
 
     async def _beat(self) -> frozenset[int]:
         """Renew; return partitions that are to be given up."""
+        self._read &= self._shares.owned  # what has lapsed is gained anew
         held = await self._shares.hold()
         if self._members - held.members:
             self._on_gone()
@@ -103,6 +115,7 @@ class Presence:
 
     async def _hand_over(self, leaving: frozenset[int]) -> None:
         """Give partitions up as soon as nothing of them is worked on here."""
+        await self._release(leaving)
         until = self._clock.monotonic() + self._interval
         while any(self._is_busy(number) for number in leaving):
             if self._clock.monotonic() >= until:
@@ -120,3 +133,11 @@ class Presence:
             UnavailableError: Redis did not answer; the others will notice.
         """
         await self._shares.leave()
+
+
+def _whose(subscription: Subscription) -> str:
+    """Return what tells those apart that serve other tenants: they share nothing."""
+    tenants = subscription.tenants
+    if isinstance(tenants, AllTenants):
+        return ""
+    return ":" + sha256(" ".join(sorted(tenants)).encode()).hexdigest()[:16]

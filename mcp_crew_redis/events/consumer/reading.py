@@ -103,22 +103,29 @@ class Reader:
     async def _loop(self) -> None:
         while not self._is_ending:
             self._wake.clear()
-            wanted = [] if self._settling.is_full else self._plan()
-            if not wanted:
-                self._hand.rest()
-                await self._wake.wait()
-                continue
+            wanted: Wanted = []
             try:
+                # What Redis did not answer takes up room, perhaps all there is.
+                await self._intake.settle()
+                wanted = [] if self._settling.is_full else self._plan()
+                if not wanted:
+                    self._hand.rest()
+                    await self._wake.wait()
+                    continue
                 await self._read(wanted)
             except UnavailableError:
+                self._ring(wanted)
                 self._counts.read_failures += 1
                 self._recovery.postpone()
                 await self._clock.sleep(next(self._pauses))
             except CrewRedisError as error:
                 log.warning("consumer.read_refused", error=type(error).__name__)
-                for state, _ in wanted:
-                    self._table.rung(state)
+                self._ring(wanted)
                 await self._clock.sleep(MAX_PAUSE)
+
+    def _ring(self, wanted: Wanted) -> None:
+        for state, _ in wanted:
+            self._table.rung(state)
 
     def _plan(self) -> Wanted:
         """Return which streams to read, and how much of each."""
@@ -133,10 +140,10 @@ class Reader:
         wanted: Wanted = []
         for lane, share in enumerate(shares(room, ready)):
             if share:
-                states = table.take(lane, min(share, MAX_STREAMS))
-                each = max(1, share // len(states))
+                states = table.take(lane, min(share, MAX_STREAMS), self._may_read)
+                each = max(1, share // max(1, len(states)))
                 wanted += [(state, _limited(state, each)) for state in states]
-        return [one for one in wanted if self._may_read(one[0])]
+        return wanted
 
     async def _read(self, wanted: Wanted) -> None:
         """Read once, and take in what comes.
@@ -159,7 +166,6 @@ class Reader:
             self._settling.put_back(acks)
             for state, _ in clean:
                 state.is_doubtful |= may_have_happened(error)
-                self._table.rung(state)
             raise
         except BaseException:
             self._settling.put_back(acks)
@@ -186,6 +192,8 @@ class Reader:
     def _check_acks(self, acks: Any, replies: Sequence[object]) -> None:
         if any(isinstance(reply, UnavailableError) for reply in replies):
             self._settling.put_back(acks)
+        elif acks:
+            self._settling.sent(acks)
 
     async def _take(self, wanted: Wanted, replies: Iterable[Any]) -> None:
         missing: list[StreamState] = []

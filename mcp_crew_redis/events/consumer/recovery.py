@@ -239,14 +239,13 @@ class Recovery:
         if state.is_doubtful:
             call = self._claims.unseen(state)
         else:
-            call = self._claims.all(state, b"-", CHUNK)
+            call = self._claims.all(state, state.claimed_to or b"-", CHUNK)
         with asking((state,)):
             reply = await self._port.run(*call)
-            following = await self._claimed(state, reply)
-        if following:
-            return False
-        state.is_doubtful = state.is_taken_over = False
-        return True
+            state.claimed_to = await self._claimed(state, reply)
+        if not state.claimed_to:
+            state.is_doubtful = state.is_taken_over = False
+        return not state.claimed_to
 
     async def _sweep(self) -> None:
         """Look on through all streams for entries that have been let lie.

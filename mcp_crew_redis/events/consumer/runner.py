@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from secrets import token_hex
 from typing import Final
@@ -74,6 +74,7 @@ class Runner:
             *whose,
             on_gone=self._recovery.consumer_gone,
             on_gained=self._gained,
+            release=self._release,
             is_busy=self._is_busy,
         )
 
@@ -155,6 +156,7 @@ class Runner:
     def server_changed(self) -> None:
         """Look, in a while, for what another server, or the same, has forgotten."""
         self._recovery.postpone()
+        self._presence.hasten()
 
     def surveyed(self) -> None:
         """Take note that all streams there are have been rung.
@@ -226,13 +228,7 @@ class Runner:
 
     async def _wind_up(self) -> None:
         """Wait for the calls under way; give back what none has begun with."""
-        unstarted = self._hand.unstarted()
-        unseen = [held for held in unstarted if not held.is_suspect]
-        counted = [held for held in unstarted if held.is_suspect] + self._kept.clear()
-        for entries, bump in ((unseen, -1), (counted, 0)):
-            if await self._holding.give_back(entries, bump):
-                for held in entries:
-                    self._hand.finished(held)
+        await self._give_back(lambda _: True)
         self._workers.finish()
         while self._workers.busy:
             await self._clock.sleep(0.005)
@@ -240,6 +236,21 @@ class Runner:
             if await self._settling.flush():
                 break  # else others will get again what was handled
             await self._clock.sleep(0.05)
+
+    async def _release(self, partitions: frozenset[int]) -> None:
+        """Give back what waits here of partitions that others will read."""
+        await self._give_back(lambda held: held.stream.name.partition in partitions)
+
+    async def _give_back(self, is_meant: Callable[[Held], bool]) -> None:
+        """Let others have entries that no handler has begun with."""
+        unstarted = self._hand.unstarted(is_meant)
+        unseen = [held for held in unstarted if not held.is_suspect]
+        counted = [held for held in unstarted if held.is_suspect]
+        counted += self._kept.clear(is_meant)
+        for entries, bump in ((unseen, -1), (counted, 0)):
+            if await self._holding.give_back(entries, bump):
+                for held in entries:
+                    self._hand.finished(held)
 
     async def _leave(self) -> None:
         """Tell that this consumer is no more."""

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
 from mcp_crew_redis._core.port import Call
-from mcp_crew_redis._wire.streams import (
-    dead_key,
-    parked_key,
-    seen_key,
-    tally_key,
-)
+from mcp_crew_redis._wire.streams import seen_key
 from mcp_crew_redis.errors import CrewRedisError, UnavailableError
+from mcp_crew_redis.events.consumer.books import Shelf
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
 from mcp_crew_redis.events.consumer.hand import Hand, Held
 from mcp_crew_redis.events.consumer.table import StreamState
@@ -23,7 +19,7 @@ from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription
 from mcp_crew_redis.log import get_logger
 
-__all__ = ["ACK_COUNT", "ACK_DELAY", "Acks", "Books", "Settling"]
+__all__ = ["ACK_COUNT", "ACK_DELAY", "Acks", "Settling"]
 
 log = get_logger(__name__)
 
@@ -32,7 +28,6 @@ ACK_DELAY: Final = 0.005
 """Seconds that an acknowledgement waits for others."""
 MAX_UNSENT: Final = 4_096
 """Acknowledgements that wait for Redis; beyond, nothing more is fetched."""
-MAX_BOOKS: Final = 10_000
 SEEN_MS: Final = 86_400_000
 """How long the events handled by a group that wants no duplicates are remembered."""
 CHUNK: Final = 500
@@ -40,14 +35,6 @@ UNTOLD: Final = -2
 """What a script would have answered is not known."""
 
 Acks = dict[StreamState, list[Held]]
-
-
-class Books(NamedTuple):
-    """The keys beside the streams of one tenant, for one group."""
-
-    dead: bytes
-    parked: bytes
-    tally: bytes
 
 
 class Settling:
@@ -78,7 +65,7 @@ class Settling:
         self._hand = hand
         self._counts = counts
         self._on_parked = on_parked
-        self._books: dict[str, Books] = {}
+        self.books = Shelf(hub.keys, subscription).books
         self._acks: Acks = {}
         self._size = 0
         self._due = asyncio.Event()
@@ -99,7 +86,7 @@ class Settling:
 
     def done(self, held: Held) -> None:
         """Acknowledge an entry, soon."""
-        self._hand.finished(held, is_handled=True)
+        self._hand.handled(held)
         waiting = self._acks.get(held.stream)
         if waiting is None:
             self._acks[held.stream] = [held]
@@ -126,6 +113,12 @@ class Settling:
             for state, entries in acks.items()
             for part in _parts(entries, are_copies=is_told)
         ]
+
+    def sent(self, acks: Acks) -> None:
+        """Take note that Redis has taken acknowledgements."""
+        for held in chain.from_iterable(acks.values()):
+            self._hand.forget(held)
+        self._hand.on_room()  # the reader may wait for these very acknowledgements
 
     def put_back(self, acks: Acks) -> None:
         """Keep what could not be sent; sending it twice is harmless."""
@@ -156,14 +149,12 @@ class Settling:
                     await self._port.send_many(commands)
                 if calls := self._done_calls(acks):
                     await self._port.run_many(calls)
-                for held in chain.from_iterable(acks.values()):
-                    self._hand.forget(held)
             else:
                 await self._port.send_many(commands)
         except CrewRedisError:
             self.put_back(acks)
             return False
-        self._hand.on_room()  # the reader may wait for these very acknowledgements
+        self.sent(acks)
         return True
 
     def _done_calls(self, acks: Acks) -> list[Call]:
@@ -180,20 +171,6 @@ class Settling:
         return calls
 
     # --- failures ---------------------------------------------------------------------
-
-    def books(self, tenant_id: str) -> Books:
-        """Return the keys beside a tenant's streams."""
-        books = self._books.get(tenant_id)
-        if books is None:
-            if len(self._books) >= MAX_BOOKS:
-                self._books.clear()  # made again soon
-            keys, group = self._keys.tenant(tenant_id), self._group
-            # Of one subscription: another of the group would not know the streams.
-            parked = parked_key(keys, f"{group}:{self._subscription.pattern.text}")
-            books = self._books[tenant_id] = Books(
-                dead_key(keys, group), parked, tally_key(keys, group)
-            )
-        return books
 
     async def park(self, held: Held, after: float) -> None:
         """Have an entry delivered again after `after` seconds, by whoever is there."""
@@ -235,13 +212,15 @@ class Settling:
             (self._group, self._consumer, held.entry_id, held.count, reason),
         )
         if outcome == 1:
-            self._counts.dead += 1
-            log.warning(
-                "consumer.event_buried",
-                group=self._group,
-                event_type=stream.name.event_type,
-                deliveries=held.count,
-            )
+            self._counts.dead = count = self._counts.dead + 1
+            if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood of lines
+                log.warning(
+                    "consumer.event_buried",
+                    group=self._group,
+                    event_type=stream.name.event_type,
+                    deliveries=held.count,
+                    count=count,
+                )
         else:
             self._counts.lost += outcome == -1
             self._counts.taken_away += outcome == 0

@@ -7,7 +7,7 @@ asked for. Ready streams wait in turn, one line for each priority lane.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,7 @@ class StreamState:
         key: Its key.
         name: What the key says.
         held: What is in this process, by entry id.
+        claimed_to: Where to go on taking over what is pending; empty for its beginning.
         last_id: The last entry that a read has given here.
         asked: Requests for its entries that are under way.
         average: Bytes of an entry, as seen lately; 0 before the first.
@@ -43,6 +44,7 @@ class StreamState:
     __slots__ = (
         "asked",
         "average",
+        "claimed_to",
         "held",
         "is_doubtful",
         "is_full",
@@ -60,7 +62,7 @@ class StreamState:
         self.key = key
         self.name = name
         self.held: dict[bytes, Held] = {}
-        self.last_id = b""
+        self.claimed_to = self.last_id = b""
         self.asked = 0
         self.average = 0.0
         self.is_waiting = self.is_rung = self.is_doubtful = self.is_taken_over = False
@@ -132,10 +134,18 @@ class StreamTable:
         """Whether a stream of that lane is ready."""
         return bool(self._lines[lane])
 
-    def take(self, lane: int, most: int) -> list[StreamState]:
-        """Take ready streams out of their line, first come, first served."""
+    def take(
+        self, lane: int, most: int, may_read: Callable[[StreamState], bool]
+    ) -> list[StreamState]:
+        """Take ready streams out of their line, first come, first served.
+
+        Those that may not be read drop out: they are rung when they may.
+        """
         line = self._lines[lane]
-        taken = [line.popleft() for _ in range(min(most, len(line)))]
-        for state in taken:
+        taken: list[StreamState] = []
+        while line and len(taken) < most:
+            state = line.popleft()
             state.is_waiting = state.is_rung = False
+            if may_read(state):
+                taken.append(state)
         return taken

@@ -116,7 +116,7 @@ def test_suspects_are_handled_one_at_a_time():
     stream = state()
     suspects = [held(stream), held(stream)]
     for one in suspects:
-        one.is_suspect = True
+        one.is_left = one.is_suspect = True
         table.hand.keep(one)
         table.hand.queue(one)
     others = table.take(stream, 2)
@@ -285,7 +285,7 @@ def test_a_handled_event_is_here_until_that_is_written_down():
     one = held(state(), event_id="e")
     table.hand.is_here(one)
     table.hand.keep(one)
-    table.hand.finished(one, is_handled=True)
+    table.hand.handled(one)
     assert table.hand.is_here(held(state(), event_id="e"))
     table.hand.forget(one)
 
