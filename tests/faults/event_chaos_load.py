@@ -31,6 +31,8 @@ class Load:
         deadly: It ends its process for one in so many.
         partitions: The events of one key are handled in order, by whoever has their
             partition; 0 for no order.
+        batch: Events that a handler takes at once; 0 for a handler of one.
+        dedup: Of the subscription.
         is_same: Every event is published to each tenant, under the same id and key.
     """
 
@@ -47,6 +49,8 @@ class Load:
     raising: int = 0
     deadly: int = 0
     partitions: int = 0
+    batch: int = 0
+    dedup: bool = False
     is_same: bool = False
 
     def place(self, name: str) -> tuple[str, str, EventPriority, str]:
@@ -67,7 +71,9 @@ class Load:
         """What publishers and consumers have agreed on."""
         types = [f"kind{number}.happened" for number in range(self.types)]
         count = max(1, self.partitions)
-        return EventCatalog([EventSchema(type=name, partitions=count) for name in types])
+        return EventCatalog(
+            [EventSchema(type=name, partitions=count) for name in types]
+        )
 
     @property
     def streams(self) -> int:

@@ -30,6 +30,7 @@ from mcp_crew_redis import (
 )
 from mcp_crew_redis._core.backoff import Backoff
 from mcp_crew_redis.events.event import Event
+from mcp_crew_redis.events.outcomes import BatchOutcome, Reject, Retry
 from mcp_crew_redis.events.subscriptions import Subscriptions
 from mcp_crew_redis.services import EventConsumer
 from tests.faults.event_chaos_load import Load
@@ -188,7 +189,10 @@ async def consume(config: dict[str, Any], log: CallLog, lines: Lines) -> None:
         concurrency=load.concurrency,
         ordering="key" if load.partitions else None,
         backoff=Backoff(base=0.02, maximum=0.1),
-    )(_as_function(handler))
+        dedup=load.dedup,
+        batch=load.batch > 0,
+        batch_size=max(1, load.batch),
+    )(_as_batch_function(handler) if load.batch else _as_function(handler))
     consumer = EventConsumer(subscriptions)
 
     def tell() -> None:
@@ -211,6 +215,21 @@ async def consume(config: dict[str, Any], log: CallLog, lines: Lines) -> None:
 def _as_function(handler: Handler) -> Any:
     async def handle(event: Event[Any]) -> None:
         await handler.handle(event)
+
+    return handle
+
+
+def _as_batch_function(handler: Handler) -> Any:
+    async def handle(events: list[Event[Any]]) -> BatchOutcome:
+        tenants = {event.tenant_id for event in events}
+        assert len(tenants) == 1, tenants
+        outcomes: dict[str, Retry | Reject] = {}
+        for event in events:
+            try:
+                await handler.handle(event)
+            except ValueError as error:
+                outcomes[event.id] = Retry(reason=str(error))
+        return outcomes
 
     return handle
 

@@ -15,7 +15,7 @@ from random import Random
 import pytest
 
 from tests.faults.event_chaos import GRACE, Processes, nothing, settle
-from tests.faults.event_chaos_checks import Kills, Outages, disorder, logged
+from tests.faults.event_chaos_checks import Kills, Outages, disorder, logged, untimely
 from tests.faults.event_chaos_load import Load
 from tests.faults.event_chaos_view import View
 from tests.faults.outage_crews import number_from
@@ -27,6 +27,14 @@ SECONDS = number_from("CREW_CHAOS_SECONDS", 1)
 STRIKES = max(2, round(SECONDS / 5))
 SEED = int(os.environ.get("CREW_CHAOS_SEED", "0")) or Random().randrange(1, 10**6)
 PUBLISHERS = 1 if SECONDS < 5 else 2
+VARIANTS = {
+    "single": Load(),
+    "batch": Load(batch=20, concurrency=2, work=10.0),
+    "dedup": Load(dedup=True),
+    "ordered": Load(partitions=4, work=20.0),
+}
+CHOSEN = sorted(VARIANTS) if SECONDS >= 5 else [Random(SEED).choice(sorted(VARIANTS))]
+"""Kinds of subscriptions whose consumers are killed: one of them in the short run."""
 DEADLY = 1
 """Events that kill their process, at least."""
 
@@ -59,11 +67,12 @@ async def a_while(random):
 # --- processes that die ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize("variant", CHOSEN)
 async def test_what_killed_consumers_held_is_handled_by_others(
-    own_server, tmp_path, random, tell
+    own_server, tmp_path, random, tell, variant
 ):
     """Nothing is lost; what is handled twice was held by a process that died."""
-    load, socket = Load(), own_server.unix_socket
+    load, socket = VARIANTS[variant], own_server.unix_socket
     async with Processes(tmp_path, load) as processes:
         kills = Kills(processes, own_server)
         await processes.start_all(socket, consumers=3, publishers=2)
@@ -75,7 +84,7 @@ async def test_what_killed_consumers_held_is_handled_by_others(
         run = await settle(processes, own_server, load.claim_after + GRACE)
     told = run.told
     tell(
-        f"seed {SEED}: {len(told.handlings)} events, {STRIKES} kills, {kills.count} "
+        f"seed {SEED}, {variant}: {len(told.handlings)} events, {STRIKES} kills, {kills.count} "
         f"held, {run.tally['redelivered']} redelivered, {len(told.repeated())} handled "
         f"twice, all {run.took:.2f} s after the end"
     )
@@ -85,6 +94,7 @@ async def test_what_killed_consumers_held_is_handled_by_others(
     assert (run.twice, run.dead, told.crossed) == ([], {}, [])
     assert run.tally["redelivered"] <= kills.count
     assert kills.unexplained(told, run.entries) == []
+    assert variant != "ordered" or untimely(told, run.entries) == []
 
 
 async def test_what_kills_its_process_ends_as_a_dead_letter_and_nothing_else_does(
