@@ -11,7 +11,7 @@ from mcp_crew_redis.events.event import Event
 from mcp_crew_redis.events.making import make_envelope
 from mcp_crew_redis.events.subscriptions import Subscription, Subscriptions
 
-__all__ = ["held", "state", "subscribed"]
+__all__ = ["anything", "held", "state", "subscribed"]
 
 _numbers = count(1)
 
@@ -49,3 +49,8 @@ def held(
         name.event_type, name.tenant_id, name.lane, payload, envelope, entry_id, 1
     )
     return Held(stream, entry_id, event, 1, 0.0)
+
+
+def anything(_):
+    """Mean all of them."""
+    return True

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_crew_redis.events.consumer.hand import MAX_PREFETCH, Hand
 from mcp_crew_redis.testing import ManualClock
-from tests.unit.events.hands import held, state, subscribed
+from tests.unit.events.hands import anything, held, state, subscribed
 
 
 class Table:
@@ -325,7 +325,7 @@ def test_what_nobody_has_begun_with_can_be_taken_out():
     without = table.take(stream, 2)
     begun = table.hand.next(is_plain=True)
 
-    waiting = table.hand.unstarted()
+    waiting = table.hand.unstarted(anything)
 
     assert set(waiting) == {*with_key, *without} - {begun}
     assert len(table.hand) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcp_crew_redis._wire.streams import StreamName
 from mcp_crew_redis.events.consumer.table import StreamTable
-from tests.unit.events.hands import held
+from tests.unit.events.hands import anything, held
 
 
 def added(table, number, lane=2):
@@ -44,9 +44,9 @@ def test_ready_streams_wait_in_turn():
     for state in (*states, states[0], states[3]):
         table.rung(state)
 
-    assert table.take(2, 3) == states[:3]
-    assert table.take(2, 3) == states[3:]
-    assert table.take(2, 3) == []
+    assert table.take(2, 3, anything) == states[:3]
+    assert table.take(2, 3, anything) == states[3:]
+    assert table.take(2, 3, anything) == []
     assert not table.is_ready
 
 
@@ -56,11 +56,11 @@ def test_who_is_taken_is_in_line_no_more():
     first, second = added(table, 1), added(table, 2)
     for state in (first, second):
         table.rung(state)
-    (taken,) = table.take(2, 1)
+    (taken,) = table.take(2, 1, anything)
     assert (taken.is_waiting, taken.is_rung) == (False, False)
     table.rung(first)
 
-    assert table.take(2, 9) == [second, first]
+    assert table.take(2, 9, anything) == [second, first]
 
 
 def test_a_ring_during_a_read_is_remembered():
@@ -68,11 +68,11 @@ def test_a_ring_during_a_read_is_remembered():
     table = StreamTable()
     state = added(table, 1)
     table.rung(state)
-    table.take(2, 1)
+    table.take(2, 1, anything)
     table.rung(state)
 
     assert state.is_rung
-    assert table.take(2, 1) == [state]
+    assert table.take(2, 1, anything) == [state]
 
 
 def test_lanes_have_lines_of_their_own():
@@ -82,7 +82,7 @@ def test_lanes_have_lines_of_their_own():
     for state in states:
         table.rung(state)
 
-    assert table.take(1, 9) == [states[1]]
+    assert table.take(1, 9, anything) == [states[1]]
     assert [table.is_lane_ready(lane) for lane in range(4)] == [True, False, True, True]
 
 
