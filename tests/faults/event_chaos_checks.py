@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
 from tests.faults.event_chaos import Processes
 from tests.faults.event_chaos_told import Handling, Name, Publish, Told
 from tests.faults.event_chaos_view import Entry, View
+from tests.faults.outage_power import PowerSupply
 from tests.rig.servers import RealServer
 
-__all__ = ["Kills", "Outages", "disorder", "logged", "untimely"]
+__all__ = ["Kills", "Outages", "disorder", "logged", "mortal", "untimely"]
 
 NOTICE = 0.3
 """Seconds in which a process may notice that its server is away."""
@@ -94,6 +96,20 @@ class Outages:
             self._reads = max(self._reads, reads / passed)
             self._lines = max(self._lines, (logged(new) - logged(old)) / passed)
             self._spent = max(self._spent, (new["spent"] - old["spent"]) / passed)
+
+
+@asynccontextmanager
+async def mortal(
+    make_server: Callable[..., RealServer], fsync: str
+) -> AsyncIterator[tuple[RealServer, Callable[[], object]]]:
+    """Give a server and how to take it away: killed, or cut from power."""
+    options = "--appendfsync", fsync, "--auto-aof-rewrite-percentage", "0"
+    server = make_server("valkey", *options)
+    if fsync == "always":
+        yield server, server.kill
+        return
+    async with PowerSupply(server) as power:
+        yield server, power.cut
 
 
 def logged(told: dict[str, Any]) -> int:

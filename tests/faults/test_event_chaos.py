@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager
 from itertools import pairwise
 from random import Random
 
 import pytest
 
 from tests.faults.event_chaos import GRACE, Processes, nothing, settle
-from tests.faults.event_chaos_checks import Kills, Outages, disorder, logged, untimely
+from tests.faults.event_chaos_checks import (
+    Kills,
+    Outages,
+    disorder,
+    logged,
+    mortal,
+    untimely,
+)
 from tests.faults.event_chaos_load import Load
 from tests.faults.event_chaos_view import View
 from tests.faults.outage_crews import number_from
-from tests.faults.outage_power import PowerSupply
 from tests.faults.test_replica_lag import pair
 from tests.rig.waiting import wait_until
 
@@ -84,9 +89,9 @@ async def test_what_killed_consumers_held_is_handled_by_others(
         run = await settle(processes, own_server, load.claim_after + GRACE)
     told = run.told
     tell(
-        f"seed {SEED}, {variant}: {len(told.handlings)} events, {STRIKES} kills, {kills.count} "
-        f"held, {run.tally['redelivered']} redelivered, {len(told.repeated())} handled "
-        f"twice, all {run.took:.2f} s after the end"
+        f"seed {SEED}, {variant}: {len(told.handlings)} events, {STRIKES} kills, "
+        f"{kills.count} held, {run.tally['redelivered']} redelivered, "
+        f"{len(told.repeated())} handled twice, all {run.took:.2f} s after the end"
     )
 
     assert told.outcomes().keys() == {"stored"}
@@ -131,18 +136,6 @@ async def test_what_kills_its_process_ends_as_a_dead_letter_and_nothing_else_doe
 
 
 # --- servers that die -----------------------------------------------------------------
-
-
-@asynccontextmanager
-async def mortal(make_server, fsync):
-    """Give a server and how to take it away: killed, or cut from power."""
-    options = "--appendfsync", fsync, "--auto-aof-rewrite-percentage", "0"
-    server = make_server("valkey", *options)
-    if fsync == "always":
-        yield server, server.kill
-        return
-    async with PowerSupply(server) as power:
-        yield server, power.cut
 
 
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
