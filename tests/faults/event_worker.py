@@ -3,7 +3,8 @@
 The argument is one JSON object: `socket` of the server, `log` to write, `options` of
 the subscription. What its handler does with an event the payload says: `{"n": 1, "do":
 "exit"}` ends the process, `"hang"` waits for ever, a number waits for so many seconds,
-`"fail"` and `"reject"` wait a little and raise. Ends with its standard input.
+`"fail"` and `"reject"` wait a little and raise. Ends with its standard input. Its lines
+tell when they were written, by the clock that all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from mcp_crew_redis import CrewRedis
 from mcp_crew_redis._core.backoff import Backoff
+from mcp_crew_redis.clock import SystemClock
 from mcp_crew_redis.events.outcomes import Reject
+from mcp_crew_redis.events.schemas import EventCatalog, EventSchema
 from mcp_crew_redis.events.subscriptions import Subscriptions
 from mcp_crew_redis.services import EventConsumer
 from mcp_crew_redis.testing.given_settings import GivenSettings
@@ -126,9 +129,11 @@ class _Log:
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._now = SystemClock().monotonic
 
     def line(self, what: str, **about: Any) -> None:
-        os.write(self._file, json.dumps({"what": what, **about}).encode() + b"\n")
+        line = {"what": what, "at": self._now(), **about}
+        os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
 async def _act(what: Any) -> None:
@@ -151,18 +156,21 @@ def _subscriptions(log: _Log, options: dict[str, Any]) -> Subscriptions:
     @subscriptions.on(options.pop("pattern"), backoff=backoff, **options)
     async def handle(event: Any) -> None:
         number, count = event.payload["n"], event.delivery_count
-        log.line("begun", n=number, count=count, id=event.id)
+        about = {"n": number, "count": count, "key": event.key}
+        log.line("begun", **about)
         await _act(event.payload.get("do"))
-        log.line("done", n=number, count=count, id=event.id)
+        log.line("done", **about)
 
     return subscriptions
 
 
 async def _main(config: dict[str, Any]) -> None:
     log = _Log(config["log"])
+    partitions = config["options"].pop("partitions", 1)
+    catalog = EventCatalog([EventSchema(type="order.paid", partitions=partitions)])
     consumer = EventConsumer(_subscriptions(log, config["options"]))
     settings = GivenSettings(unix_socket=config["socket"], drain_timeout=3.0)
-    async with CrewRedis(settings, services=[consumer]):
+    async with CrewRedis(settings, services=[consumer], event_catalog=catalog):
         log.line("ready")
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
