@@ -107,7 +107,7 @@ async def test_entries_read_again_while_held_take_up_no_more_room(server, orderi
     subscriptions = one_handler(gated.handle, concurrency=4, ordering=ordering)
     async with consuming(server, subscriptions) as (crew, consumer):
         await publish(crew, 0, 1, key="k")
-        await wait_until(lambda: gated.begun, "a call is busy")
+        await wait_until(lambda: bool(gated.begun), "a call is busy")
         await held(consumer, 2)
         for _ in range(3):
             await rewind(crew, server)
