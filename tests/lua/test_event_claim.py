@@ -30,8 +30,10 @@ async def bench(any_server):
 
 @pytest.fixture
 def claim(bench):
-    async def claim(*, owner="", idle=0, start="-", count=64, most=5, suspect_from=9):
-        args = (GROUP, "new", owner, idle, start, count, most, suspect_from)
+    async def claim(
+        *, who="new", owner="", idle=0, start="-", count=64, most=5, suspect_from=9
+    ):
+        args = (GROUP, who, owner, idle, start, count, most, suspect_from)
         keys = (STREAM, DEAD, PARKED, TALLY)
         return Claimed(*await bench.run("event_claim", keys, *args))
 
@@ -83,6 +85,16 @@ async def test_only_the_entries_of_the_owner_that_is_named(bench, claim):
     assert (await claim(owner="b")).ids == theirs
 
 
+async def test_what_is_ours_already_is_not_taken_over(bench, claim):
+    """It is in our hands; but what we have let lie is."""
+    mine = await bench.fill(2, reader="new")
+    theirs = await bench.fill(2, reader="old")
+    assert (await claim()).ids == theirs
+    await bench.client.xclaim(STREAM, GROUP, "new", 0, mine, idle=60_000)
+
+    assert (await claim(idle=50_000)).ids == mine
+
+
 async def test_one_page_after_the_other(bench, claim):
     """Where to go on is told; empty at the end."""
     ids = await bench.fill(5, reader="old")
@@ -119,7 +131,9 @@ async def test_a_repeated_delivery_is_never_buried(bench, claim):
     """It has not been tried so often."""
     (entry_id,) = await bench.fill(1, reader="new")
 
-    assert (await claim(suspect_from=0, most=1)).ids == [entry_id]
+    claimed = await claim(owner="new", suspect_from=0, most=1)
+
+    assert claimed.ids == [entry_id]
     assert await bench.letters() == []
 
 
@@ -151,7 +165,7 @@ async def test_the_last_delivery_is_still_one(bench, claim):
     await bench.deliver("old", entry_id)
 
     assert (await claim(most=3)).entries[0][2] == 3
-    assert (await claim(most=3))[1:] == ([], 1, 0)
+    assert (await claim(most=3, who="next"))[1:] == ([], 1, 0)
 
 
 async def test_books_expire(bench, claim):
@@ -281,8 +295,15 @@ async def test_a_suspect_is_counted_when_its_handler_begins(bench, claim):
     (entry_id,) = await bench.fill(1, reader="old")
 
     first = await claim(suspect_from=2)
-    second = await claim(suspect_from=2)
+    second = await claim(suspect_from=2, who="next")
 
     assert [entry[2:] for entry in first.entries] == [[2, 0]]
     assert [entry[2:] for entry in second.entries] == [[2, 1]]
     assert (await bench.pending())[entry_id].count == 2
+
+
+async def test_what_is_in_our_own_hands_is_left_alone(bench, claim):
+    """A partition that comes back must not count, or bury, what is handled here."""
+    await bench.fill(2, reader="new")
+
+    assert await claim(most=1) == (b"", [], 0, 0)
