@@ -26,6 +26,9 @@ class Retry(Exception):  # noqa: N818 - it reads `raise Retry(after=5)`
         InvalidTtlError: `after` is neither 0 nor in the range of a time to live.
     """
 
+    after: float | None = None  # also of a subclass that does not call __init__
+    reason: str = ""
+
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         super().__init__(reason)
         if after is not None and after != 0:
@@ -40,6 +43,8 @@ class Reject(Exception):  # noqa: N818 - it reads `raise Reject("why")`
     Args:
         reason: Kept with the dead letter.
     """
+
+    reason: str = ""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)

@@ -7,7 +7,8 @@
 -- KEYS[4] tally    hash of the group's counts
 -- ARGV[1] group  its name
 -- ARGV[2] consumer        who takes over
--- ARGV[3] owner           only this consumer's; empty for anybody's
+-- ARGV[3] owner           only this consumer's; empty for anybody's, of which ARGV[2]'s
+-- own only with an ARGV[4] above 0
 -- ARGV[4] min_idle_ms     only what was not touched for so long
 -- ARGV[5] start           the first id to look at: "-", an id, or "(" and an id
 -- ARGV[6] count           how many to look at, 1 to 1000
@@ -37,7 +38,9 @@ local taken, dead, lost = {}, 0, 0
 for _, entry in ipairs(pending) do
   local id, count = entry[1], tonumber(entry[4])
   local due = redis.call('ZSCORE', KEYS[3], KEYS[1] .. '|' .. id)
-  if not due or tonumber(due) <= now then
+  -- What is ours was taken on purpose: it is in our hands, or looked for by our name.
+  local is_ours = entry[2] == ARGV[2] and ARGV[3] == '' and ARGV[4] == '0'
+  if not is_ours and (not due or tonumber(due) <= now) then
     local is_over = from > 0 and count >= tonumber(ARGV[7])
     local is_suspect = from > 0 and count >= from
     local after = (from == 0 or is_suspect) and count or count + 1

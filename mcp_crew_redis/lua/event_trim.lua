@@ -5,7 +5,8 @@
 -- them interval by interval, between the places of the groups; no body is read but the
 -- first. XTRIM with ~ keeps the work bounded, = takes the rest of one node: ~ leaves it.
 -- With sweep also: consumers idle for idle_ms go if nothing is pending under their
--- names, and a stream that has been empty for as long goes altogether.
+-- names, and a stream that has been empty for as long and has no group goes altogether:
+-- a group that went with it would not know any more where it had been.
 -- A group that holds entries back while nobody of it has been there for stale_ms is
 -- named once; whoever is missing for how long stands in its tally as stale:<stream>.
 -- The time is the server's. XTRIM and XACK need no memory and come before what does.
@@ -136,15 +137,12 @@ end
 
 -- Let consumers go that have not been there and hold nothing; how much others hold.
 local function sweep(group)
-  local pending = 0
   for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
     local consumer = table_of(flat)
-    pending = pending + consumer.pending
-    if ARGV[6] == '1' and consumer.pending == 0 and consumer.idle > tonumber(ARGV[4]) then
+    if consumer.pending == 0 and consumer.idle > tonumber(ARGV[4]) then
       redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer.name)
     end
   end
-  return pending
 end
 
 if redis.call('EXISTS', stream) == 0 then
@@ -228,11 +226,10 @@ if is_more then
 end
 
 local is_held = first and is_before(first, soft_id)
-local pending_left = 0
 for _, group in ipairs(groups) do
   watch(group.name, is_held and not is_before(first, group.place))
-  if not first or ARGV[6] == '1' then
-    pending_left = pending_left + sweep(group.name)
+  if ARGV[6] == '1' then
+    sweep(group.name)
   end
 end
 if first then
@@ -242,8 +239,11 @@ if first then
 end
 local last_ms = parts(table_of(redis.call('XINFO', 'STREAM', stream))['last-generated-id'])
 local left_ms = last_ms + tonumber(ARGV[4]) - now
-if left_ms <= 0 and pending_left == 0 then
+if left_ms > 0 then
+  return {trimmed, lost, 0, math.max(left_ms, 1000), 0, stale}
+end
+if #groups == 0 then
   redis.call('UNLINK', stream)
   return {trimmed, lost, 0, -1, 0, stale}
 end
-return {trimmed, lost, 0, math.max(left_ms, 1000), 0, stale}
+return {trimmed, lost, 0, tonumber(ARGV[4]), 0, stale}

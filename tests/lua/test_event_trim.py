@@ -255,12 +255,20 @@ async def test_a_missing_stream_is_told(trim):
 
 
 async def test_an_empty_stream_goes_once_it_is_old(client, trim, fill):
-    """Its groups with it: they are made anew when there is something to read."""
+    """Nobody has read it; whoever writes makes it anew."""
     await fill(30)
-    await group(client, read=1, ack=1)
 
     assert (await trim()).next_ms == -1
     assert not await client.exists(STREAM)
+
+
+async def test_an_empty_stream_with_a_group_stays(client, trim, fill):
+    """A group that was made anew would not know where it had been."""
+    await fill(30)
+    await group(client, read=1, ack=1)
+
+    assert (await trim()).next_ms == HOUR
+    assert await client.exists(STREAM)
 
 
 async def test_an_empty_stream_stays_for_an_hour(client, trim, fill):

@@ -109,8 +109,10 @@ class Holding:
         calls = list(self._calls(entries, idle_ms, bump))
         gone = 0
         for at in range(0, len(calls), CHUNK):
-            replies = await self._port.run_many(calls[at : at + CHUNK])
-            gone += sum(len(reply) for reply in replies if isinstance(reply, list))
+            for reply in await self._port.run_many(calls[at : at + CHUNK]):
+                if isinstance(reply, CrewRedisError):
+                    raise reply  # those before it are held once more, which is harmless
+                gone += len(reply)
         for held in entries:
             held.since = now
         if gone and idle_ms == 0:

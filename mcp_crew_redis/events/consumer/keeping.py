@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import Final
 
 from mcp_crew_redis._core.port import Call
+from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
 from mcp_crew_redis.events.consumer.hand import Hand, Held
 from mcp_crew_redis.events.consumer.working import Workers
@@ -14,6 +16,9 @@ from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription
 
 __all__ = ["Kept"]
+
+PAUSE: Final = 0.2
+"""Seconds until a refused attempt is made again."""
 
 
 class Kept:
@@ -84,7 +89,9 @@ class Kept:
                 heappush(self._heap, one)
             raise
         for (_, _, held), reply in zip(due, replies, strict=True):
-            if reply:  # somebody else has it, it is gone, or Redis refuses
+            if isinstance(reply, CrewRedisError):  # not now; the next of its key wait
+                self.keep(held, PAUSE)
+            elif reply:  # somebody else has it, or it is gone
                 self._counts.taken_away += 1
                 self._hand.finished(held)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -170,7 +170,8 @@ class Reader:
         except BaseException:
             self._settling.put_back(acks)
             raise
-        self._check_acks(acks, replies[: len(commands)])
+        if acks:
+            self._settling.took(acks, replies[: len(commands)])
         self._pauses.reset()
         await self._take(clean, replies[len(commands) :])
 
@@ -188,12 +189,6 @@ class Reader:
                 yield
         finally:
             self._asked -= count
-
-    def _check_acks(self, acks: Any, replies: Sequence[object]) -> None:
-        if any(isinstance(reply, UnavailableError) for reply in replies):
-            self._settling.put_back(acks)
-        elif acks:
-            self._settling.sent(acks)
 
     async def _take(self, wanted: Wanted, replies: Iterable[Any]) -> None:
         missing: list[StreamState] = []

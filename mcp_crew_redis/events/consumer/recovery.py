@@ -142,6 +142,7 @@ class Recovery:
                 await self._rest()
             except UnavailableError:
                 self.postpone()
+                self._hand.on_room()  # the reader settles what was taken in
                 await self._clock.sleep(next(self._pauses))
             except CrewRedisError as error:
                 log.warning("consumer.recovery_refused", error=type(error).__name__)

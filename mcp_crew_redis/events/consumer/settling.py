@@ -143,15 +143,22 @@ class Settling:
         acks, commands = self.take()
         if not acks:
             return True
+        replies: list[Any] = []
         try:
-            if self._subscription.dedup:
-                if commands:  # of what was skipped: it was not handled here
-                    await self._port.send_many(commands)
-                if calls := self._done_calls(acks):
-                    await self._port.run_many(calls)
-            else:
-                await self._port.send_many(commands)
-        except CrewRedisError:
+            if commands:  # with dedup of what was skipped: it was not handled here
+                replies += await self._port.send_many(commands)
+            if self._subscription.dedup and (calls := self._done_calls(acks)):
+                replies += await self._port.run_many(calls)
+        except CrewRedisError as error:
+            replies.append(error)
+        return self.took(acks, replies)
+
+    def took(self, acks: Acks, replies: Sequence[object]) -> bool:
+        """Judge the answers to acknowledgements; False if they have to be sent again.
+
+        All of them, if one was refused for now: to send one twice is harmless.
+        """
+        if any(isinstance(reply, UnavailableError) for reply in replies):
             self.put_back(acks)
             return False
         self.sent(acks)

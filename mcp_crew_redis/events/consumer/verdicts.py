@@ -73,15 +73,17 @@ class Verdicts:
             await self._settling.park(held, after)
 
     def _pause(self, held: Held, error: Exception) -> float:
-        if isinstance(error, Retry) and error.after is not None:
-            return min(error.after, MAX_PAUSE)
+        if isinstance(error, Retry):
+            after = error.after  # perhaps of a class of the user's own
+            if isinstance(after, int | float) and after >= 0:
+                return min(after, MAX_PAUSE)
         return self._subscription.backoff.delay(held.count, self._random)
 
 
 def reason_of(error: Exception) -> str:
     """Return why, for the tenant's own dead letters; never for a log."""
     if isinstance(error, (Retry, Reject)) and error.reason:
-        return _clean(error.reason)
+        return _clean(str(error.reason))
     name = type(error).__name__
     try:
         text = str(error)

@@ -25,6 +25,9 @@ __all__ = ["Workers"]
 log = get_logger(__name__)
 
 NOTHING: Final[Mapping[str, Retry | Reject]] = {}
+EXPECTED: Final = (
+    "a batch handler returns None, or Retry or Reject by the ids of its events"
+)
 
 
 class Worker:
@@ -205,14 +208,21 @@ class Workers:
         return failure
 
     async def _settle_batch(self, batch: list[Held], outcome: object) -> None:
+        """Settle each event as the handler says; all have failed if it makes no sense.
+
+        Before the first is acknowledged: a slip must not pass for "all handled".
+        """
         verdicts = self._verdicts
-        if not outcome or not isinstance(outcome, Mapping):
+        if outcome is None:
+            outcome = NOTHING
+        if not isinstance(outcome, Mapping) or not (
+            outcome.keys() <= {held.event.id for held in batch}
+        ):
             for held in batch:
-                verdicts.done(held)
-            self._counts.handled += len(batch)
+                await verdicts.failed(held, TypeError(EXPECTED))
             return
         for held in batch:
-            verdict = outcome.get(held.event.id)
+            verdict = outcome.get(held.event.id) if outcome else None
             if verdict is None:
                 self._counts.handled += 1
                 verdicts.done(held)
@@ -250,4 +260,4 @@ class Workers:
 def _as_failure(verdict: object) -> Exception:
     if isinstance(verdict, Exception):
         return verdict
-    return TypeError("a batch handler returns Retry or Reject by event id")
+    return TypeError(EXPECTED)
