@@ -447,7 +447,7 @@ async def test_without_memory_the_group_drains(own_server):
         server.execute("XGROUP", "CREATE", stream(), "g", "0")
     server.execute("CONFIG", "SET", "maxmemory", 1)
     async with consuming(server, subscriptions) as (crew, _):
-        await record.until(960, timeout=20)
+        await record.until(960, timeout=6)
         await settled(server)
         with pytest.raises(CrewRedisError):
             await publish(crew, -1, durable=True)
