@@ -15,7 +15,17 @@ from tests.faults.event_chaos_view import Entry, View
 from tests.faults.outage_power import PowerSupply
 from tests.rig.servers import RealServer
 
-__all__ = ["Kills", "Outages", "disorder", "logged", "mortal", "untimely"]
+__all__ = [
+    "Kills",
+    "Outages",
+    "disorder",
+    "logged",
+    "mortal",
+    "pauses",
+    "published_until",
+    "read",
+    "untimely",
+]
 
 NOTICE = 0.3
 """Seconds in which a process may notice that its server is away."""
@@ -117,6 +127,30 @@ def logged(told: dict[str, Any]) -> int:
     return sum(
         count for line, count in told["lines"].items() if line.startswith("consumer.")
     )
+
+
+def read(told: dict[str, Any]) -> int:
+    """Return how often a consumer has read."""
+    return int(told["statistics"]["reads"])
+
+
+def published_until(told: Told, moment: float) -> set[Name]:
+    """Return what was promised and may have stood in Redis before that moment."""
+    starts = told.starts()
+    return {name for name in told.promised() if starts[name] <= moment}
+
+
+def pauses(told: Told, moments: list[float]) -> list[float]:
+    """Return the seconds from each moment until something newer was handled."""
+    starts, found = told.starts(), []
+    for moment in moments:
+        at = min(
+            handlings[0].at
+            for name, handlings in told.handlings.items()
+            if starts[name] > moment
+        )
+        found.append(at - moment)
+    return found
 
 
 def disorder(told: Told, entries: Entries) -> list[tuple[Publish, Publish]]:
