@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.events.consumer.service import ConsumerService
 from mcp_crew_redis.events.event import Event
+from mcp_crew_redis.events.outcomes import Retry
 from mcp_crew_redis.lifecycle import ServiceState
 from mcp_crew_redis.testing import FaultProxy
 from tests.faults.event_worker import working
@@ -411,6 +412,28 @@ async def test_a_foreign_key_in_the_streams_place_is_no_hot_loop(server):
         await publish(crew, "after")
         await record.until(2)
         assert now() - began < 2.5
+
+
+async def test_what_waits_is_found_again_when_its_set_is_gone(server):
+    """It is pending as before: sooner or later it lies about like any other."""
+    counts = []
+
+    async def handle(event):
+        counts.append(event.delivery_count)
+        if event.delivery_count == 1:
+            raise Retry(after=60)
+
+    subscriptions = one_handler(handle, claim_after=0.2)
+    async with consuming(server, subscriptions) as (crew, _):
+        await publish(crew, *range(5))
+        await wait_until(lambda: len(counts) == 5, "all have failed")
+        parked = "mcp-crew:event:{acme}:parked:g:order.paid"
+        await wait_until(lambda: server.execute("ZCARD", parked) == 5, "all wait")
+        server.execute("DEL", parked)
+        await wait_until(lambda: len(counts) == 10, "all come again", 10)
+        await settled(server)
+
+    assert sorted(counts) == [1] * 5 + [2] * 5
 
 
 async def test_a_group_that_is_set_back_gets_everything_again(server):

@@ -259,6 +259,44 @@ async def test_a_handler_that_hangs_is_cancelled_and_its_event_tried_again(serve
     assert (statistics.timeouts, statistics.failed, statistics.handled) == (1, 1, 1)
 
 
+async def test_a_batch_handler_that_hangs_is_cancelled_and_all_are_tried_again(server):
+    """Each event of the list, once more."""
+    lists = []
+
+    async def handle(events):
+        lists.append(sorted((one.payload, one.delivery_count) for one in events))
+        if any(one.delivery_count == 1 for one in events):
+            await asyncio.Event().wait()
+
+    subscriptions = one_handler(handle, timeout=0.2, batch=True, batch_size=10)
+    async with consuming(server, subscriptions) as (crew, _):
+        await publish(crew, *range(4))
+        await wait_until(
+            lambda: {n for one in lists for n, c in one if c == 2} == set(range(4)),
+            "all are tried again",
+        )
+        await wait_until(lambda: is_settled(server, stream()), "all is settled")
+
+    assert sum(map(len, lists)) == 8
+
+
+async def test_a_handler_that_hangs_does_not_break_the_order_of_its_key(server):
+    """The next of the key waits for its second attempt."""
+    done = []
+
+    async def handle(event):
+        if event.payload == 1 and event.delivery_count == 1:
+            await asyncio.Event().wait()
+        done.append(event.payload)
+
+    subscriptions = one_handler(handle, timeout=0.2, ordering="key")
+    async with consuming(server, subscriptions) as (crew, _):
+        await publish(crew, *range(4), key="k")
+        await wait_until(lambda: len(done) == 4, "all are handled")
+
+    assert done == [0, 1, 2, 3]
+
+
 async def test_a_handler_that_always_hangs_is_a_dead_letter(server):
     """The reason says so."""
 
