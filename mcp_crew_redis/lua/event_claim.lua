@@ -34,7 +34,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local from = tonumber(ARGV[8])
-local taken, dead, lost = {}, 0, 0
+local taken, again, dead, lost = {}, 0, 0, 0
 for _, entry in ipairs(pending) do
   local id, count = entry[1], tonumber(entry[4])
   local due = redis.call('ZSCORE', KEYS[3], KEYS[1] .. '|' .. id)
@@ -68,6 +68,9 @@ for _, entry in ipairs(pending) do
       dead = dead + 1
     else
       taken[#taken + 1] = {id, found[2], after, is_suspect and 1 or 0}
+      if count > 0 then -- else it was given back before anybody began with it
+        again = again + 1
+      end
     end
   end
 end
@@ -78,8 +81,8 @@ end
 if lost > 0 then
   redis.call('HINCRBY', KEYS[4], 'lost', lost)
 end
-if #taken > 0 and from > 0 then
-  redis.call('HINCRBY', KEYS[4], 'redelivered', #taken)
+if again > 0 and from > 0 then
+  redis.call('HINCRBY', KEYS[4], 'redelivered', again)
 end
 if dead + lost + #taken > 0 then
   redis.call('PEXPIRE', KEYS[4], 2592000000)

@@ -23,10 +23,10 @@ __all__ = ["TenantRegistry"]
 DAY: Final = 86_400
 MAX_NOTED: Final = 100_000
 """Tenants and types that are remembered as noted; the oldest goes first."""
-REFRESH: Final = 3_600.0
+REFRESH: Final = 60.0
 """Seconds after which a tenant is noted again. A day would do for the day's score; but
-where another process purges a tenant that this one still serves, the tenant is missing
-from the registry until then."""
+where another process purges a tenant that this one still serves, or a server forgets,
+the tenant is missing from the registry until then."""
 PAGE: Final = 512
 
 Name = tuple[str, str]  # tenant and event type; "" for the tenant itself
@@ -77,7 +77,7 @@ class TenantRegistry:
         self._noted.clear()
 
     async def note(self, tenant_id: str) -> None:
-        """Write down that this tenant is used today; once an hour, else a look-up.
+        """Write down that this tenant is used today; once a minute, else a look-up.
 
         Callers of the same tenant share one write. Cancelling one of them leaves it to
         the next.
@@ -145,7 +145,7 @@ class TenantRegistry:
         return int(self._clock.wall() // DAY)
 
     def _until(self) -> float:
-        """Return when a note made now is old: with the day, or in an hour."""
+        """Return when a note made now is old: with the day, or in a minute."""
         left = DAY - self._clock.wall() % DAY
         return self._monotonic() + min(left, REFRESH)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
@@ -28,6 +29,8 @@ log = get_logger(__name__)
 
 MAX_KNOWN: Final = 200_000
 """Streams whose listeners are remembered; beyond, they are looked up again."""
+GLANCE: Final = 1.0
+"""Seconds between looks for what the bell cannot tell."""
 POLL: Final = 2.0
 """Seconds between looks for new tenants and types where there is no bell."""
 PAGE: Final = 256
@@ -138,8 +141,9 @@ class Discovery(BellListener):
         """Look through the registry whenever that is called for."""
         pauses = DecorrelatedJitter(self._hub.random, cap=2.0)
         while True:
-            await self._look.wait()
-            self._look.clear()
+            if not await self._is_wanted():
+                self._look_by_hand()
+                continue
             try:
                 await self._survey()
                 pauses.reset()
@@ -147,6 +151,22 @@ class Discovery(BellListener):
                 log.info("consumer.survey_failed", cause=type(error).__name__)
                 self._look.set()
                 await self._clock.sleep(next(pauses))
+
+    async def _is_wanted(self) -> bool:
+        """Wait a moment; return whether the registry is to be looked through."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GLANCE):
+                await self._look.wait()
+        is_wanted = self._look.is_set()
+        self._look.clear()
+        return is_wanted
+
+    def _look_by_hand(self) -> None:
+        """Look for what no bell tells now: it is lost, or a stream was refused."""
+        for runner in self._runners:
+            runner.look_again()
+            if self._was_lost:
+                runner.ring_all()
 
     async def _survey(self) -> None:
         """Ring every stream that may exist, of every tenant that is wanted."""
@@ -170,12 +190,24 @@ class Discovery(BellListener):
 
         Whoever has been writing to them believes that it was noted.
         """
-        names = {
-            state.name[:2]
+        states = [
+            state
             for runner in self._runners
             for state in runner.streams()
             if not state.is_new
-        }
+        ]
+        names: set[tuple[str, str]] = set()
+        for at in range(0, len(states), PAGE):
+            page = states[at : at + PAGE]
+            # One that is gone was purged, perhaps: its tenant is not to come back.
+            replies = await self._hub.port.send_many(
+                [("EXISTS", state.key) for state in page]
+            )
+            names |= {
+                state.name[:2]
+                for state, reply in zip(page, replies, strict=True)
+                if reply == 1
+            }
         for tenant_id, event_type in names:
             await self._hub.store.registry.note_type(tenant_id, event_type)
 

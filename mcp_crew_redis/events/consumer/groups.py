@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from mcp_crew_redis._core.port import Port
-from mcp_crew_redis.errors import ConfigurationError, CrewRedisError, UnavailableError
+from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.events.consumer.table import StreamState
+from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription
 from mcp_crew_redis.log import get_logger
 
@@ -17,6 +17,7 @@ log = get_logger(__name__)
 
 _MISSING: Final = ("NOGROUP", "UNBLOCKED")
 _EXISTS: Final = "BUSYGROUP"
+LAST: Final = 2**64 - 1  # the last place of a millisecond
 _NO_STREAM: Final = "requires the key to exist"
 
 
@@ -32,39 +33,50 @@ class Groups:
     Never with the stream: one that was removed with its tenant would come back.
 
     Args:
-        port: Where they are made.
+        hub: The parts.
         subscription: Its group, and where it begins.
     """
 
-    def __init__(self, port: Port, subscription: Subscription) -> None:
-        self._port = port
+    def __init__(self, hub: EventHub, subscription: Subscription) -> None:
+        self._port = hub.port
         self._group = subscription.group
         self._is_latest = subscription.start == "latest"
+        self._stamps = hub.store.context.stamps
+        self._monotonic = hub.clock.monotonic
+        self._began = hub.clock.monotonic()
+        self._refusals = 0
 
-    async def make(self, states: Sequence[StreamState]) -> list[bool]:
-        """Make the group of each stream; False where there is no stream.
+    async def make(self, states: Sequence[StreamState]) -> list[bool | None]:
+        """Make the group of each stream.
+
+        Returns:
+            True where there is one now, False where there is no stream, None where
+            it is refused for now.
 
         Raises:
-            UnavailableError: Redis did not answer, or has no memory left.
-            ConfigurationError: The ACL user may not.
+            UnavailableError: Redis did not answer.
         """
+        first = await self._first()
         replies = await self._port.send_many(
-            [
-                ("XGROUP", "CREATE", state.key, self._group, self._first(state))
-                for state in states
-            ]
+            [("XGROUP", "CREATE", state.key, self._group, first) for state in states]
         )
         return [self._is_there(reply) for reply in replies]
 
-    def _first(self, state: StreamState) -> str:
-        """Return where a group begins.
+    async def _first(self) -> str:
+        """Return where groups begin: at the beginning, or when this process began.
 
-        What was there when this process started may be past; a stream that comes
-        later, or comes back, was written for us.
+        By the server's clock, and not where a stream ends now: what was published
+        between the two was published for us.
         """
-        return "$" if self._is_latest and state.is_old else "0"
+        if not self._is_latest:
+            return "0"
+        if not self._stamps.is_ready:
+            await self._stamps.ready()
+        ago_us = round((self._monotonic() - self._began) * 1e6)
+        began_ms = (self._stamps.hybrid.now_us() - ago_us) // 1_000
+        return f"{began_ms - 1}-{LAST}"
 
-    def _is_there(self, reply: object) -> bool:
+    def _is_there(self, reply: object) -> bool | None:
         if not isinstance(reply, CrewRedisError):
             log.info("consumer.group_made", group=self._group)
             return True
@@ -73,7 +85,8 @@ class Groups:
             return True
         if _NO_STREAM in text:
             return False
-        if isinstance(reply, (UnavailableError, ConfigurationError)):
-            raise reply
-        log.warning("consumer.group_refused", group=self._group)
-        return False
+        self._refusals += 1
+        count = self._refusals
+        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood of lines
+            log.warning("consumer.group_refused", group=self._group, count=count)
+        return None

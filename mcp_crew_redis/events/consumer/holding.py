@@ -109,10 +109,13 @@ class Holding:
         calls = list(self._calls(entries, idle_ms, bump))
         gone = 0
         for at in range(0, len(calls), CHUNK):
-            for reply in await self._port.run_many(calls[at : at + CHUNK]):
+            part = calls[at : at + CHUNK]
+            replies = await self._port.run_many([call for _, call in part])
+            for (state, _), reply in zip(part, replies, strict=True):
                 if isinstance(reply, CrewRedisError):
                     raise reply  # those before it are held once more, which is harmless
-                gone += len(reply)
+                # Others were finished with here meanwhile.
+                gone += sum(entry_id in state.held for entry_id in reply)
         for held in entries:
             held.since = now
         if gone and idle_ms == 0:
@@ -121,7 +124,7 @@ class Holding:
 
     def _calls(
         self, entries: Sequence[Held], idle_ms: int, bump: int
-    ) -> Iterator[Call]:
+    ) -> Iterator[tuple[StreamState, Call]]:
         by_stream: dict[StreamState, list[bytes]] = {}
         for held in entries:
             by_stream.setdefault(held.stream, []).append(held.entry_id)
@@ -129,4 +132,4 @@ class Holding:
             for at in range(0, len(ids), CHUNK):
                 names = b" ".join(ids[at : at + CHUNK])
                 args = (self._group, self._consumer, idle_ms, bump, names)
-                yield "event_hold", (state.key,), args
+                yield state, ("event_hold", (state.key,), args)

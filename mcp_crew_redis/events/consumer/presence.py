@@ -18,6 +18,8 @@ __all__ = ["Presence"]
 
 log = get_logger(__name__)
 
+MAX_BEAT: Final = 2.0
+"""Seconds between them at most: each also looks who is missing."""
 BEATS: Final = 3
 """Signs of life in one `claim_after`."""
 HANDOVER: Final = 0.02
@@ -49,7 +51,7 @@ class Presence:
         is_busy: Callable[[int], bool],
     ) -> None:
         self._clock = hub.clock
-        self._interval = subscription.claim_after / BEATS
+        self._interval = min(subscription.claim_after / BEATS, MAX_BEAT)
         is_ordered = subscription.ordering is not None
         self._count = (
             hub.catalog.most_partitions(subscription.pattern) if is_ordered else 0

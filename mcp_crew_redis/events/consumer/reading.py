@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from mcp_crew_redis._core.backoff import DecorrelatedJitter
-from mcp_crew_redis.errors import CrewRedisError, DataError, UnavailableError
+from mcp_crew_redis.errors import (
+    ConfigurationError,
+    CrewRedisError,
+    DataError,
+    UnavailableError,
+)
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
 from mcp_crew_redis.events.consumer.groups import Groups, is_missing
 from mcp_crew_redis.events.consumer.hand import Hand
@@ -77,7 +82,7 @@ class Reader:
         self._head = ("XREADGROUP", "GROUP", subscription.group, consumer, "COUNT")
         self._table, self._hand = table, hand
         self._settling, self._intake, self._recovery = settling, intake, recovery
-        self._groups = Groups(hub.port, subscription)
+        self._groups = Groups(hub, subscription)
         self._counts = counts
         self._may_read = may_read
         self._pauses = DecorrelatedJitter(hub.random, cap=MAX_PAUSE)
@@ -86,6 +91,7 @@ class Reader:
         # While one reply is worked on the next is asked for. Where order counts, one
         # at a time: nothing may come between.
         self._loops = 1 if subscription.ordering else 2
+        self._later: set[StreamState] = set()  # refused for now
         self._asked = 0  # entries that are on their way
         self.wake = self._wake.set
 
@@ -153,6 +159,8 @@ class Reader:
             CrewRedisError: It refuses.
         """
         clean = [one for one in wanted if not await self._see_to(one[0])]
+        # From here to the request nothing waits: what is given up is not read any more.
+        clean = [one for one in clean if self._may_read(one[0])]
         is_joint = not self._subscription.dedup
         acks, commands = self._settling.take() if is_joint else ({}, [])
         reads = [(*self._head, n, "STREAMS", state.key, ">") for state, n in clean]
@@ -197,8 +205,8 @@ class Reader:
             if isinstance(reply, CrewRedisError):
                 if is_missing(reply):
                     missing.append(state)
-                elif isinstance(reply, DataError):
-                    self._not_a_stream(state)
+                elif isinstance(reply, (DataError, ConfigurationError)):
+                    self._leave(state)
                 else:
                     refused = reply
                     self._table.rung(state)
@@ -225,25 +233,36 @@ class Reader:
                 self._table.rung(state)
             raise
         for state, is_there in zip(states, made, strict=True):
-            state.last_id, state.is_new, state.is_old = b"", True, False
-            if is_there or state.is_rung:
+            state.last_id, state.is_new = b"", True
+            if is_there is None:
+                self._later.add(state)
+            elif is_there or state.is_rung:
                 self._table.rung(state)
             else:
                 self._table.forget(state)
 
-    def _not_a_stream(self, state: StreamState) -> None:
-        """Leave a key alone that holds something else, until it changes."""
-        self._counts.read_failures += 1
-        log.warning(
-            "consumer.stream_unreadable",
-            group=self._subscription.group,
-            event_type=state.name.event_type,
-        )
-        if state.is_rung:
-            self._table.rung(state)
+    def _leave(self, state: StreamState) -> None:
+        """Leave a stream alone for a while: the others must not wait for it."""
+        self._later.add(state)
+        self._counts.read_failures = count = self._counts.read_failures + 1
+        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, ...: no flood of lines
+            log.warning(
+                "consumer.stream_unreadable",
+                group=self._subscription.group,
+                event_type=state.name.event_type,
+                count=count,
+            )
+
+    def look_again(self) -> None:
+        """Ring the streams that were left alone."""
+        while self._later:
+            self._table.rung(self._later.pop())
+            self._wake.set()
 
     async def _see_to(self, state: StreamState) -> bool:
         """Get what is pending already; True when the stream has to wait for that."""
+        if not self._may_read(state):
+            return True
         if not (state.is_doubtful or state.is_taken_over):
             return False
         is_done = await self._recovery.catch_up(state)

@@ -57,7 +57,6 @@ class Runner:
         self.subscription = subscription
         self.consumer = f"{_host()}-{os.getpid()}-{token_hex(4)}"
         self._clock = hub.clock
-        self._is_surveyed = False
         self._counts = counts = ConsumerCounts()
         self._table = table = StreamTable()
         self._hand = hand = Hand(subscription, hub.clock.monotonic, self._has_room)
@@ -131,7 +130,6 @@ class Runner:
         if known is not None:
             return known
         state = self._table.add(key, name)
-        state.is_old = not self._is_surveyed
         # Whoever has read this partition before may have left something.
         state.is_taken_over = self._presence.is_divided and name.partition is not None
         return state
@@ -153,18 +151,17 @@ class Runner:
             self._table.rung(state)
         self._reader.wake()
 
+    def look_again(self) -> None:
+        """Try streams again that were refused."""
+        self._reader.look_again()
+
     def server_changed(self) -> None:
         """Look, in a while, for what another server, or the same, has forgotten."""
         self._recovery.postpone()
         self._presence.hasten()
 
     def surveyed(self) -> None:
-        """Take note that all streams there are have been rung.
-
-        Streams that are met from now on are new, and what waits for its next attempt
-        is looked for.
-        """
-        self._is_surveyed = True
+        """Look for what was left: all streams there are have been rung."""
         self._recovery.begin()
 
     def _may_read(self, state: StreamState) -> bool:

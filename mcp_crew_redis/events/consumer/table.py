@@ -37,7 +37,6 @@ class StreamState:
         is_doubtful: A read was not answered: what it took is pending under our name.
         is_full: The last read got all it asked for: there is more.
         is_new: Its group has never been read here: it may have to be made.
-        is_old: It was, or may have been, there when this process started.
         is_taken_over: What another process left pending is to be taken before reading.
     """
 
@@ -49,7 +48,6 @@ class StreamState:
         "is_doubtful",
         "is_full",
         "is_new",
-        "is_old",
         "is_rung",
         "is_taken_over",
         "is_waiting",
@@ -67,7 +65,7 @@ class StreamState:
         self.average = 0.0
         self.is_waiting = self.is_rung = self.is_doubtful = self.is_taken_over = False
         self.is_new = True
-        self.is_full = self.is_old = False
+        self.is_full = False
 
     def __repr__(self) -> str:
         return (

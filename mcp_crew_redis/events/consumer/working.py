@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mcp_crew_redis._wire.envelope import Fields
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
@@ -23,6 +23,8 @@ from mcp_crew_redis.log import get_logger
 __all__ = ["Workers"]
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 NOTHING: Final[Mapping[str, Retry | Reject]] = {}
 EXPECTED: Final = (
@@ -149,7 +151,7 @@ class Workers:
                         return
                     await self._rest(worker)
                     continue
-                if held.is_suspect and not await self._verdicts.begin(held):
+                if held.is_suspect and not await self._begin(worker, held):
                     continue
                 is_plain = held.stream.name.lane > 0
                 self._plain += is_plain
@@ -162,11 +164,18 @@ class Workers:
         finally:
             self._workers.remove(worker)
 
+    async def _begin(self, worker: Worker, held: Held) -> bool:
+        return await self._despite(worker, lambda: self._verdicts.begin(held))
+
     async def _rest(self, worker: Worker) -> None:
         worker.woken = asyncio.get_running_loop().create_future()
         self._idle.append(worker)
         try:
             await worker.woken
+        except asyncio.CancelledError:
+            if self._is_aborting:
+                raise
+            await self._shake_off(worker)  # of a handler that has long returned
         finally:
             worker.woken = None
             self._is_stirring = False
@@ -179,17 +188,17 @@ class Workers:
             self._counts.handled += 1
             self._verdicts.done(held)
         else:
-            await self._verdicts.failed(held, failure)
+            await self._failed(worker, held, failure)
 
     async def _handle_batch(self, worker: Worker, first: Held) -> None:
         batch = self._hand.more(first, self._subscription.batch_size)
         origin = first.event.fields if len(batch) == 1 else None
         failure = await self._call(worker, origin, [held.event for held in batch])
         if failure is None:
-            await self._settle_batch(batch, worker.outcome)
+            await self._settle_batch(worker, batch, worker.outcome)
             return
         for held in batch:
-            await self._verdicts.failed(held, failure)
+            await self._failed(worker, held, failure)
 
     async def _call(
         self, worker: Worker, origin: Fields | None, argument: object
@@ -207,7 +216,9 @@ class Workers:
             await self._shake_off(worker)
         return failure
 
-    async def _settle_batch(self, batch: list[Held], outcome: object) -> None:
+    async def _settle_batch(
+        self, worker: Worker, batch: list[Held], outcome: object
+    ) -> None:
         """Settle each event as the handler says; all have failed if it makes no sense.
 
         Before the first is acknowledged: a slip must not pass for "all handled".
@@ -219,7 +230,7 @@ class Workers:
             outcome.keys() <= {held.event.id for held in batch}
         ):
             for held in batch:
-                await verdicts.failed(held, TypeError(EXPECTED))
+                await self._failed(worker, held, TypeError(EXPECTED))
             return
         for held in batch:
             verdict = outcome.get(held.event.id) if outcome else None
@@ -227,7 +238,20 @@ class Workers:
                 self._counts.handled += 1
                 verdicts.done(held)
             else:
-                await verdicts.failed(held, _as_failure(verdict))
+                await self._failed(worker, held, _as_failure(verdict))
+
+    async def _failed(self, worker: Worker, held: Held, failure: Exception) -> None:
+        await self._despite(worker, lambda: self._verdicts.failed(held, failure))
+
+    async def _despite(self, worker: Worker, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice, whoever of the handler's cancels this task."""
+        while True:
+            try:
+                return await work()
+            except asyncio.CancelledError:
+                if self._is_aborting:
+                    raise
+                await self._shake_off(worker)
 
     def _failure(self, worker: Worker, error: BaseException) -> Exception:
         """Return what has gone wrong; raise what is not the handler's."""
