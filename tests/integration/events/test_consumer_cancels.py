@@ -260,9 +260,19 @@ async def cancelled_while_it_rests():
     cancel_soon()
 
 
+async def cancelled_while_it_fails():
+    cancel_soon()
+    raise Retry(after=0.01)
+
+
+async def cancelled_while_it_buries():
+    cancel_soon()
+    raise Reject("bad")
+
+
 @pytest.mark.parametrize(
     "what",
-    [cancelled_while_it_rests],
+    [cancelled_while_it_rests, cancelled_while_it_fails, cancelled_while_it_buries],
     ids=name,
 )
 async def test_a_cancellation_after_the_handler_has_ended_loses_nothing(server, what):
