@@ -8,7 +8,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 TESTS ?= tests
 ARGS ?=
 OUTAGES := $(addprefix tests/faults/,test_outage_chaos_checker.py test_outage_chaos.py \
-  test_power_cut.py test_replica_lag.py test_exactly_once.py test_journal_death.py)
+  test_power_cut.py test_replica_lag.py test_exactly_once.py test_journal_death.py \
+  test_event_chaos.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types floors bench faults redis-py-tests up down clean
@@ -44,6 +45,7 @@ bench: $(VENV)/bench.ok  ## side-by-side benchmarks against the peers
 	$(PY) benchmarks/bell.py $(ARGS)
 	$(PY) benchmarks/fallback.py
 	$(PY) benchmarks/outage.py --quick
+	$(PY) benchmarks/events.py --quick
 
 faults: $(VENV)/dev.ok  ## outages at full length: kills, power cuts, failovers, lost replies
 	CREW_CHAOS_SECONDS=60 CREW_POWER_CUTS=20 CREW_PROMOTIONS=10 CREW_EXACTLY_ONCE=10000 \

@@ -95,6 +95,7 @@ class Hand:
     Attributes:
         count: Entries held: queued, being handled, or waiting for their turn.
         on_room: As given.
+        on_unblocked: Called with a stream that may be read on.
         plain_calls: How many calls events that are not critical may take up.
     """
 
@@ -115,7 +116,9 @@ class Hand:
         self._kept: set[Held] = set()  # for their next attempt, here
         self._doubts = Doubts()
         self._wheel = LaneWheel()
-        self._order = KeyOrder(self._queue) if subscription.ordering else None
+        self._order = None
+        if subscription.ordering:
+            self._order = KeyOrder(self._queue, self._unblocked)
         # For those that want no duplicates: the events in this process, by name.
         self._names: set[Name] | None = set() if subscription.dedup else None
         self._capacity = calls * size
@@ -129,6 +132,7 @@ class Hand:
         self._monotonic = monotonic
         self._wake_at = -1
         self.on_room = on_room
+        self.on_unblocked: Callable[[StreamState], None] = lambda _: None
 
     def __len__(self) -> int:
         return sum(map(len, self._queues)) + self._doubts.ready
@@ -188,6 +192,9 @@ class Hand:
             self._order.admit(held)
         else:
             self._queue(held)
+
+    def _unblocked(self, state: StreamState) -> None:
+        self.on_unblocked(state)
 
     def _queue(self, held: Held) -> None:
         if held.is_left:

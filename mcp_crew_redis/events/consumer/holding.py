@@ -59,8 +59,8 @@ class Holding:
             except CrewRedisError as error:
                 log.info("consumer.hold_failed", cause=type(error).__name__)
 
-    async def give_back(self, entries: Sequence[Held], bump: int) -> bool:
-        """Let others have entries at once.
+    async def give_back(self, entries: Sequence[Held], bump: int) -> None:
+        """Let others have entries at once; if Redis does not answer, when they are old.
 
         Args:
             entries: Those with which no handler has begun.
@@ -70,8 +70,6 @@ class Holding:
             await self._hold(entries, idle_ms=self._idle_ms, bump=bump)
         except CrewRedisError as error:
             log.info("consumer.give_back_failed", cause=type(error).__name__)
-            return False
-        return True
 
     async def let_go(self) -> None:
         """Let others have at once what was begun here and not finished.

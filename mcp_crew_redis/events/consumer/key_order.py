@@ -10,11 +10,14 @@ from mcp_crew_redis.events.consumer.doubts import drawn
 
 if TYPE_CHECKING:
     from mcp_crew_redis.events.consumer.hand import Held
+    from mcp_crew_redis.events.consumer.table import StreamState
 
-__all__ = ["MAX_BLOCKED", "KeyOrder"]
+__all__ = ["MAX_BLOCKED", "MOST_BLOCKED", "KeyOrder"]
 
 MAX_BLOCKED: Final = 1_024
 """Entries behind others of their key that take up no room: other keys go on."""
+MOST_BLOCKED: Final = 256
+"""Those of one stream, beyond which it is not read on: other streams go on."""
 
 
 class KeyOrder:
@@ -22,10 +25,16 @@ class KeyOrder:
 
     Args:
         queue: Takes an entry whose turn it is.
+        on_unblocked: Called with a stream that may be read on.
     """
 
-    def __init__(self, queue: Callable[[Held], None]) -> None:
+    def __init__(
+        self,
+        queue: Callable[[Held], None],
+        on_unblocked: Callable[[StreamState], None],
+    ) -> None:
         self._queue = queue
+        self._on_unblocked = on_unblocked
         # By key: the entry that was let through, and those behind it.
         self._keys: dict[tuple[str, str], tuple[Held, deque[Held]]] = {}
         self._waiting = 0
@@ -47,7 +56,7 @@ class KeyOrder:
             self._queue(held)
         else:
             found[1].append(held)
-            self._waiting += 1
+            self._wait(held.stream, 1)
 
     def finished(self, held: Held) -> None:
         """Let the next of the key through."""
@@ -57,9 +66,10 @@ class KeyOrder:
             return
         line = found[1]
         if line:
-            self._waiting -= 1
-            self._keys[key] = line[0], line
-            self._queue(line.popleft())
+            following = line.popleft()
+            self._keys[key] = following, line
+            self._wait(following.stream, -1)
+            self._queue(following)
         else:
             del self._keys[key]
 
@@ -68,8 +78,16 @@ class KeyOrder:
         taken: list[Held] = []
         for _, line in self._keys.values():
             taken += drawn(line, is_meant)
-        self._waiting -= len(taken)
+        for held in taken:
+            self._wait(held.stream, -1)
         return taken
+
+    def _wait(self, stream: StreamState, step: int) -> None:
+        """Count those that wait; a stream of which many do is not read on."""
+        self._waiting += step
+        stream.blocked += step
+        if step < 0 and stream.blocked == MOST_BLOCKED // 2:
+            self._on_unblocked(stream)
 
 
 def _key(held: Held) -> tuple[str, str] | None:

@@ -233,7 +233,8 @@ class Reader:
                 self._table.rung(state)
             raise
         for state, is_there in zip(states, made, strict=True):
-            state.last_id, state.is_new = b"", True
+            state.last_id = state.claimed_to = b""
+            state.is_new = True
             if is_there is None:
                 self._later.add(state)
             elif is_there or state.is_rung:

@@ -34,8 +34,7 @@ __all__ = ["Recovery"]
 
 log = get_logger(__name__)
 
-CHUNK: Final = 64
-"""Entries of one stream, or streams of one sweep, in one round trip."""
+CHUNK: Final = 64  # entries of one stream, or streams of one sweep, in one round trip
 SLACK: Final = 0.005  # seconds after a due time: clocks are not quite the same
 CROWDED: Final = 0.05  # seconds until it looks again when there was no room
 
@@ -237,16 +236,17 @@ class Recovery:
         Raises:
             UnavailableError: Redis did not answer.
         """
-        if state.is_doubtful:
-            call = self._claims.unseen(state)
-        else:
-            call = self._claims.all(state, state.claimed_to or b"-", CHUNK)
+        is_unseen, start = state.is_doubtful, state.claimed_to or b"-"
+        claims = self._claims
+        call = claims.unseen(state) if is_unseen else claims.all(state, start, CHUNK)
         with asking((state,)):
             reply = await self._port.run(*call)
             state.claimed_to = await self._claimed(state, reply)
-        if not state.claimed_to:
-            state.is_doubtful = state.is_taken_over = False
-        return not state.claimed_to
+        if state.claimed_to:
+            return False
+        state.is_doubtful = False
+        state.is_taken_over = is_unseen and state.is_taken_over
+        return not state.is_taken_over
 
     async def _sweep(self) -> None:
         """Look on through all streams for entries that have been let lie.

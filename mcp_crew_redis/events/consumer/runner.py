@@ -19,6 +19,7 @@ from mcp_crew_redis.events.consumer.hand import Hand, Held
 from mcp_crew_redis.events.consumer.holding import Holding
 from mcp_crew_redis.events.consumer.intake import Intake
 from mcp_crew_redis.events.consumer.keeping import Kept
+from mcp_crew_redis.events.consumer.key_order import MOST_BLOCKED
 from mcp_crew_redis.events.consumer.presence import Presence
 from mcp_crew_redis.events.consumer.reading import Reader
 from mcp_crew_redis.events.consumer.recovery import Recovery
@@ -68,6 +69,7 @@ class Runner:
             subscription, hand, verdicts, counts, hub.clock.monotonic
         )
         self._kept = Kept(*whose, hand, workers, counts)
+        hand.on_unblocked = self.ring
         self._staff(hub)
         self._presence = Presence(
             *whose,
@@ -165,7 +167,8 @@ class Runner:
         self._recovery.begin()
 
     def _may_read(self, state: StreamState) -> bool:
-        return self._presence.may_read(state.name.partition)
+        is_ours = self._presence.may_read(state.name.partition)
+        return is_ours and state.blocked < MOST_BLOCKED
 
     def _gained(self, numbers: frozenset[int]) -> None:
         """Read partitions from now on, after what their last reader has left."""
@@ -245,9 +248,10 @@ class Runner:
         counted = [held for held in unstarted if held.is_suspect]
         counted += self._kept.clear(is_meant)
         for entries, bump in ((unseen, -1), (counted, 0)):
-            if await self._holding.give_back(entries, bump):
-                for held in entries:
-                    self._hand.finished(held)
+            # Also in vain: without a sign of life others will get them, a little later.
+            await self._holding.give_back(entries, bump)
+            for held in entries:
+                self._hand.finished(held)
 
     async def _leave(self) -> None:
         """Tell that this consumer is no more."""

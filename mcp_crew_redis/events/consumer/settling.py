@@ -198,8 +198,9 @@ class Settling:
         What was handled before is acknowledged first, or it would be buried with it.
         False: it is not ours any more, or the consumer ends.
         """
+        pauses = DecorrelatedJitter(self._random, cap=2.0)
         while not await self.flush() and not self._is_ending:
-            await self._clock.sleep(ACK_DELAY)
+            await self._clock.sleep(next(pauses))
         args = (self._group, self._consumer, 0, 1, held.entry_id)
         gone = await self._insist("event_hold", (held.stream.key,), args)
         if gone != 0:

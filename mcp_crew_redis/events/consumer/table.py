@@ -28,6 +28,7 @@ class StreamState:
         key: Its key.
         name: What the key says.
         held: What is in this process, by entry id.
+        blocked: Entries that wait here for others of their keys.
         claimed_to: Where to go on taking over what is pending; empty for its beginning.
         last_id: The last entry that a read has given here.
         asked: Requests for its entries that are under way.
@@ -43,6 +44,7 @@ class StreamState:
     __slots__ = (
         "asked",
         "average",
+        "blocked",
         "claimed_to",
         "held",
         "is_doubtful",
@@ -61,7 +63,7 @@ class StreamState:
         self.name = name
         self.held: dict[bytes, Held] = {}
         self.claimed_to = self.last_id = b""
-        self.asked = 0
+        self.asked = self.blocked = 0
         self.average = 0.0
         self.is_waiting = self.is_rung = self.is_doubtful = self.is_taken_over = False
         self.is_new = True
