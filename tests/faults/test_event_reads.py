@@ -237,3 +237,36 @@ async def test_new_events_come_after_what_was_left_behind(server):
             await settled(server, key)
 
     assert gated.payloads == list(range(LEFT + 10))
+
+
+async def test_a_lost_read_and_what_another_took_meanwhile_come_in_order(server):
+    """Cut off for longer than its lease: first its own, then the other's, then new."""
+    record = Record()
+    catalog = EventCatalog([EventSchema(type="order.paid", partitions=2)])
+    key = stream(partition=partition_of("k", 2))
+    subscriptions = one_handler(record.handle, ordering="key", claim_after=0.5)
+    async with (
+        FaultProxy(server.unix_socket) as proxy,
+        crew_on(server, catalog=catalog) as publisher,
+        consuming(Through(proxy), subscriptions, catalog=catalog) as (_, consumer),
+    ):
+        events = publisher.tenant("acme").events
+        await events.publish("order.paid", 0, key="k")
+        await record.until(1)
+        with capture_logs():
+            proxy.drop_reply_to(b"XREADGROUP")
+            await events.publish("order.paid", 1, key="k")
+            await proxy.wait_for_dropped_reply()
+            proxy.refuse()
+            proxy.cut()
+            lapsed = "its lease has lapsed"
+            await wait_until(lambda: not consumer.statistics()[0].partitions, lapsed)
+            for number in range(2, 7):
+                await events.publish("order.paid", number, key="k")
+            read = ("XREADGROUP", "GROUP", "g", "dead", "COUNT", 3, "STREAMS", key, ">")
+            server.execute(*read)
+            await proxy.accept()
+            await record.until(7, timeout=10)
+        await settled(server, key)
+
+    assert record.payloads == list(range(7))

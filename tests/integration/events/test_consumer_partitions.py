@@ -19,8 +19,10 @@ from tests.integration.events.consuming import (
     consuming,
     crew_on,
     is_settled,
+    letters,
     one_handler,
     stream,
+    tally,
 )
 from tests.rig.waiting import wait_until
 
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.timeout(60)
 CLAIM = 0.5  # seconds, instead of 30
 PARTS = 4
 SHARES = "mcp-crew:shares:g:order.paid"
+GIVEN_BACK = b"$2\r\n-1\r\n"  # a delivery less: how a script is asked to give back
 
 
 def divided(count=PARTS):
@@ -216,6 +219,40 @@ async def test_what_another_took_while_a_lease_had_lapsed_comes_first(server):
     assert [event.delivery_count for event in record.events] == [1, 2, 2, 1]
 
 
+@pytest.mark.parametrize("most", [1, 3])
+async def test_what_is_in_our_own_hand_is_not_taken_over(server, most):
+    """A lease lapses and is gained anew while a call is busy: it is disturbed by none.
+
+    Neither is its event delivered once more, nor counted so, nor buried.
+    """
+    gate, begun, key = asyncio.Event(), [], key_of(0)
+
+    async def handle(event):
+        begun.append((event.payload, event.delivery_count))
+        if event.payload == "slow":
+            await gate.wait()
+
+    subscriptions = in_order(handle, max_deliveries=most)
+    async with consuming(server, subscriptions, catalog=divided()) as (crew, consumer):
+        await publish(crew, "slow", "behind", key=key)
+        await wait_until(lambda: len(begun) == 1, "a call is busy")
+        for number in range(2):
+            with capture_logs():
+                server.execute("SET", SHARES, "in the way")
+                await reads(consumer)
+                server.execute("DEL", SHARES)
+                await reads(consumer, *range(PARTS))
+            await publish(crew, number, key=key_of(0, 1_000))  # read after taking over
+            await wait_until(lambda n=number: (n, 1) in begun, "it is handled")
+        gate.set()
+        place = stream(partition=0)
+        await wait_until(lambda: is_settled(server, place), "nothing is pending")
+
+    assert begun == [("slow", 1), (0, 1), (1, 1), ("behind", 1)]
+    assert letters(server) == []
+    assert "redelivered" not in tally(server)
+
+
 # --- types that are divided later ---------------------------------------------------
 
 
@@ -308,6 +345,41 @@ async def test_a_partition_is_not_handed_over_while_a_call_is_busy_with_it(serve
 
     assert sorted(begun) == ["next"] * PARTS + ["slow"] * PARTS
     assert begun[:PARTS] == ["slow"] * PARTS
+
+
+async def test_a_handover_whose_answer_is_lost_goes_on(server):
+    """What was given back is nobody's in between, and then the other process's."""
+    gate, record = asyncio.Event(), Record()
+
+    async def handle(event):
+        if event.payload == 0:
+            await gate.wait()
+        await record.handle(event)
+
+    subscriptions = in_order(handle, claim_after=2.0)
+    async with (
+        FaultProxy(server.unix_socket) as proxy,
+        consuming(Through(proxy), subscriptions, catalog=divided()) as (_, one),
+        crew_on(server, catalog=divided()) as crew,
+    ):
+        await reads(one, *range(PARTS))
+        for number in range(PARTS):
+            await publish(crew, 0, 1, 2, key=key_of(number))
+        await wait_until(lambda: one.statistics()[0].held == 3 * PARTS, "all are held")
+        with capture_logs():
+            proxy.drop_reply_to(GIVEN_BACK)
+            async with consuming(server, subscriptions, catalog=divided()) as (_, two):
+                await proxy.wait_for_dropped_reply()
+                gate.set()
+                await are_divided(one, two)
+                await record.until(3 * PARTS, timeout=10)
+                for number in range(PARTS):
+                    place = stream(partition=number)
+                    await wait_until(lambda key=place: is_settled(server, key), "all")
+
+    for number in range(PARTS):
+        mine = [e.payload for e in record.events if e.key == key_of(number)]
+        assert mine == [0, 1, 2]
 
 
 # --- other tenants ------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tests.rig.waiting import wait_until
 pytestmark = pytest.mark.timeout(60)
 
 CLAIM = 0.5  # seconds, instead of 30
+HOT = ("acme", "order.paid")
 CROWD = 1_200  # more of one key than wait without taking up room
 
 
@@ -95,6 +96,35 @@ async def test_a_retry_makes_the_room_that_a_sweep_waits_for(server):
 
     assert done == list(range(CROWD))
     assert given == [0, 0, *range(CROWD)]
+
+
+async def test_a_hot_key_takes_the_room_of_no_other_stream(server):
+    """Thousands wait for one slow event; those of others are handled meanwhile."""
+    gate, begun, done = asyncio.Event(), [], []
+
+    async def handle(event):
+        if event.key == "hot" and not gate.is_set():
+            begun.append(event.payload)
+            await gate.wait()
+        done.append((event.tenant_id, event.type, event.payload))
+
+    subscriptions = one_handler(handle, "order.*", ordering="key", concurrency=4)
+    async with consuming(server, subscriptions) as (crew, consumer):
+        hot = [Event.new("order.paid", n, key="hot") for n in range(2 * CROWD)]
+        await crew.tenant("acme").events.publish_many(hot)
+        await wait_until(lambda: bool(begun), "the first is slow")
+        for tenant, name in (("nova", "order.paid"), ("acme", "order.sent")):
+            events = [Event.new(name, n, key=f"k{n}") for n in range(50)]
+            await crew.tenant(tenant).events.publish_many(events)
+        await wait_until(lambda: len(done) >= 100, "others are handled")
+        assert consumer.statistics()[0].held < CROWD
+        gate.set()
+        await all_is_settled(server)
+
+    assert begun == [0]
+    assert {one for one in done[:100] if one[:2] == ("acme", "order.paid")} == set()
+    hot_ones = [n for tenant, name, n in done if (tenant, name) == HOT]
+    assert hot_ones == list(range(2 * CROWD))
 
 
 # --- what is read twice -------------------------------------------------------------
