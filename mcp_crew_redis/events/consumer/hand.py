@@ -16,12 +16,9 @@ from mcp_crew_redis.events.subscriptions import Subscription
 __all__ = ["Hand", "Held"]
 
 MAX_PREFETCH: Final = 256
-AHEAD: Final = 0.05
-"""Seconds of work that are fetched before there is a free call for them."""
-MEASURED: Final = 0.02
-"""Seconds over which the pace is measured."""
-RESERVE: Final = 10
-"""One call in so many is kept for critical events."""
+AHEAD: Final = 0.05  # seconds of work that are fetched before there is a call for it
+MEASURED: Final = 0.02  # seconds over which the pace is measured
+RESERVE: Final = 10  # one call in so many is kept for critical events
 
 
 Name = tuple[str, bytes | str]
@@ -39,6 +36,7 @@ class Held:
         is_copy: It is no sign that its event was handled: another entry is.
         is_over: It takes up no room any more.
         is_left: Another consumer had it, and has not finished with it.
+        is_taken: Another consumer has it now; that was told.
         is_suspect: That has happened before: consumers may die of it.
     """
 
@@ -50,6 +48,7 @@ class Held:
         "is_left",
         "is_over",
         "is_suspect",
+        "is_taken",
         "since",
         "stream",
     )
@@ -67,7 +66,8 @@ class Held:
         self.event = event
         self.count = count
         self.since = since
-        self.is_copy = self.is_left = self.is_over = self.is_suspect = False
+        self.is_copy = self.is_left = self.is_over = False
+        self.is_suspect = self.is_taken = False
 
     def recount(self, count: int) -> None:
         """Take note of another number of deliveries; the event says it too."""
@@ -116,9 +116,8 @@ class Hand:
         self._kept: set[Held] = set()  # for their next attempt, here
         self._doubts = Doubts()
         self._wheel = LaneWheel()
-        self._order = None
-        if subscription.ordering:
-            self._order = KeyOrder(self._queue, self._unblocked)
+        is_ordered = subscription.ordering is not None
+        self._order = KeyOrder(self._queue, self._unblocked) if is_ordered else None
         # For those that want no duplicates: the events in this process, by name.
         self._names: set[Name] | None = set() if subscription.dedup else None
         self._capacity = calls * size
@@ -239,6 +238,7 @@ class Hand:
             ):
                 break
             batch.append(queue.popleft())
+        self._wheel.charge(self._queues, stream.name.lane, len(batch) - 1)
         return batch
 
     def finished(self, held: Held) -> None:

@@ -113,7 +113,7 @@ class Holding:
                 if isinstance(reply, CrewRedisError):
                     raise reply  # those before it are held once more, which is harmless
                 # Others were finished with here meanwhile.
-                gone += sum(entry_id in state.held for entry_id in reply)
+                gone += _tell(state, reply)
         for held in entries:
             held.since = now
         if gone and idle_ms == 0:
@@ -131,3 +131,12 @@ class Holding:
                 names = b" ".join(ids[at : at + CHUNK])
                 args = (self._group, self._consumer, idle_ms, bump, names)
                 yield state, ("event_hold", (state.key,), args)
+
+
+def _tell(state: StreamState, ids: Sequence[bytes]) -> int:
+    """Return how many entries, held here still, somebody has taken: each once."""
+    taken = [held for each in ids if (held := state.held.get(each)) is not None]
+    count = sum(not held.is_taken for held in taken)
+    for held in taken:
+        held.is_taken = True
+    return count

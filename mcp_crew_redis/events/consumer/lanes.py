@@ -19,10 +19,10 @@ WEIGHTS: Final = (8, 4, 2, 1)
 class LaneWheel:
     """Says which lane is served next."""
 
-    __slots__ = ("_credits",)
+    __slots__ = ("_purses",)
 
     def __init__(self) -> None:
-        self._credits = [0] * LANE_COUNT
+        self._purses = [0] * LANE_COUNT
 
     def next(self, has: Sequence[object], forced: int = -1) -> int:
         """Return the lane whose turn it is among those that have something; or -1.
@@ -31,7 +31,7 @@ class LaneWheel:
             has: By lane, true where there is something.
             forced: Serve this lane, which has something, and have it pay all the same.
         """
-        purses, best, total = self._credits, -1, 0
+        purses, best, total = self._purses, -1, 0
         for lane in range(LANE_COUNT):
             if has[lane]:
                 weight = WEIGHTS[lane]
@@ -43,6 +43,15 @@ class LaneWheel:
         if best >= 0:
             purses[best] -= total
         return best
+
+    def charge(self, has: Sequence[object], lane: int, turns: int) -> None:
+        """Have a lane pay for so many turns that it has taken at once."""
+        purses, total = self._purses, 0
+        for each in range(LANE_COUNT):
+            if has[each] or each == lane:
+                purses[each] += WEIGHTS[each] * turns
+                total += WEIGHTS[each]
+        purses[lane] -= total * turns
 
 
 def shares(room: int, ready: Sequence[bool]) -> list[int]:

@@ -61,6 +61,7 @@ class Reader:
         recovery: Sees to reads that were not answered, and to what was left behind.
         counts: What has been done.
         may_read: Whether this process reads a stream now.
+        is_ours: Whether what comes from a stream is to be handled here.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Reader:
         recovery: Recovery,
         counts: ConsumerCounts,
         may_read: Callable[[StreamState], bool],
+        is_ours: Callable[[StreamState], bool],
     ) -> None:
         self._port, self._clock = hub.port, hub.clock
         self._subscription = subscription
@@ -84,7 +86,7 @@ class Reader:
         self._settling, self._intake, self._recovery = settling, intake, recovery
         self._groups = Groups(hub, subscription)
         self._counts = counts
-        self._may_read = may_read
+        self._may_read, self._is_ours = may_read, is_ours
         self._pauses = DecorrelatedJitter(hub.random, cap=MAX_PAUSE)
         self._wake = asyncio.Event()
         self._is_ending = False
@@ -213,6 +215,10 @@ class Reader:
                 continue
             state.is_new = False
             entries = _entries(reply)
+            if entries and not self._is_ours(state):
+                # Meanwhile its partition is to go: whoever has it next takes these too.
+                state.is_doubtful = True
+                continue
             self._intake.take(state, entries)
             state.is_full = len(entries) >= count
             if state.is_full or state.is_rung:

@@ -40,6 +40,7 @@ LAST_WORDS: Final = 2.0
 FLUSHES: Final = 10
 CHECK: Final = 0.25
 """Seconds between looks for calls that take too long, at most."""
+LEAST_CHECK: Final = 0.01
 
 
 class Runner:
@@ -108,6 +109,7 @@ class Runner:
             recovery=self._recovery,
             counts=self._counts,
             may_read=self._may_read,
+            is_ours=self._is_ours,
         )
 
     def _has_room(self) -> None:
@@ -167,8 +169,10 @@ class Runner:
         self._recovery.begin()
 
     def _may_read(self, state: StreamState) -> bool:
-        is_ours = self._presence.may_read(state.name.partition)
-        return is_ours and state.blocked < MOST_BLOCKED
+        return self._is_ours(state) and state.blocked < MOST_BLOCKED
+
+    def _is_ours(self, state: StreamState) -> bool:
+        return self._presence.may_read(state.name.partition)
 
     def _gained(self, numbers: frozenset[int]) -> None:
         """Read partitions from now on, after what their last reader has left."""
@@ -268,7 +272,7 @@ class Runner:
         if timeout is None:
             return
         while True:
-            await self._clock.sleep(min(CHECK, timeout / 4))
+            await self._clock.sleep(max(LEAST_CHECK, min(CHECK, timeout / 4)))
             self._workers.check()
 
     def statistics(self) -> ConsumerStatistics:

@@ -24,7 +24,6 @@ class ConsumerService:
         hub: The parts.
         subscriptions: What it serves.
         name: As a service.
-        drain_timeout: Seconds that handlers may take to finish; None for the crew's.
     """
 
     def __init__(
