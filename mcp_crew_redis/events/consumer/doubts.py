@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mcp_crew_redis.events.consumer.hand import Held
+    from mcp_crew_redis.events.consumer.held import Held
 
 __all__ = ["Doubts", "drawn"]
 

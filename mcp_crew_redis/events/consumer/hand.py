@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from mcp_crew_redis.events.consumer.doubts import Doubts, drawn
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.key_order import MAX_BLOCKED, KeyOrder
 from mcp_crew_redis.events.consumer.lanes import LaneWheel
 from mcp_crew_redis.events.consumer.table import LANE_COUNT, StreamState
-from mcp_crew_redis.events.event import Event
 from mcp_crew_redis.events.subscriptions import Subscription
 
-__all__ = ["Hand", "Held"]
+__all__ = ["Hand"]
 
 MAX_PREFETCH: Final = 256
 AHEAD: Final = 0.05  # seconds of work that are fetched before there is a call for it
@@ -22,66 +22,6 @@ RESERVE: Final = 10  # one call in so many is kept for critical events
 
 
 Name = tuple[str, bytes | str]
-
-
-class Held:
-    """One entry in this process.
-
-    Attributes:
-        stream: Where it stands.
-        entry_id: Its place there.
-        event: What it says.
-        count: Deliveries, this one included.
-        since: When it came or was last held on to, in monotonic seconds.
-        is_copy: It is no sign that its event was handled: another entry is.
-        is_over: It takes up no room any more.
-        is_left: Another consumer had it, and has not finished with it.
-        is_taken: Another consumer has it now; that was told.
-        is_suspect: That has happened before: consumers may die of it.
-    """
-
-    __slots__ = (
-        "count",
-        "entry_id",
-        "event",
-        "is_copy",
-        "is_left",
-        "is_over",
-        "is_suspect",
-        "is_taken",
-        "since",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        stream: StreamState,
-        entry_id: bytes,
-        event: Event[Any],
-        count: int,
-        since: float,
-    ) -> None:
-        self.stream = stream
-        self.entry_id = entry_id
-        self.event = event
-        self.count = count
-        self.since = since
-        self.is_copy = self.is_left = self.is_over = False
-        self.is_suspect = self.is_taken = False
-
-    def recount(self, count: int) -> None:
-        """Take note of another number of deliveries; the event says it too."""
-        self.count = count
-        event = self.event
-        self.event = Event.of(
-            event.type,
-            event.tenant_id,
-            int(event.priority),
-            event.payload,
-            event.fields,
-            event.stream_id,
-            count,
-        )
 
 
 class Hand:
@@ -108,7 +48,7 @@ class Hand:
         calls = subscription.concurrency
         reserved = -(-calls // RESERVE) if calls > 1 else 0
         size = max(1, subscription.batch_size)
-        self.count = 0
+        self.count = self._critical = 0
         self.plain_calls = calls - reserved
         self._queues: tuple[deque[Held], ...] = tuple(
             deque() for _ in range(LANE_COUNT)
@@ -149,7 +89,10 @@ class Hand:
         if self._order is not None:
             blocked = min(self._order.waiting + len(self._kept), MAX_BLOCKED)
         free = self._capacity + self._prefetch - (self.count - blocked)
-        return free, free + self._reserve
+        # The reserve is for those that find no critical ones here, or it would be theirs
+        # alone when many come, and others would get no room any more.
+        extra = max(0, self._reserve - self._critical)
+        return free, max(0, free) + extra
 
     def rest(self) -> None:
         """Call `on_room` once there is room for a good number again."""
@@ -176,6 +119,7 @@ class Hand:
         """Count an entry as held here; `queue`, `handled` or `finished` follows."""
         held.stream.held[held.entry_id] = held
         self.count += 1
+        self._critical += held.stream.name.lane == 0
 
     def is_here(self, held: Held) -> bool:
         """Whether its event is in this process already, under another entry."""
@@ -256,6 +200,7 @@ class Hand:
             return
         held.is_over = True
         self.count -= 1
+        self._critical -= held.stream.name.lane == 0
         self._finished += 1
         self._kept.discard(held)
         if held.is_left:

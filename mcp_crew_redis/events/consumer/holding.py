@@ -8,7 +8,7 @@ from typing import Final
 from mcp_crew_redis._core.port import Call
 from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
-from mcp_crew_redis.events.consumer.hand import Held
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.table import StreamState, StreamTable
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription

@@ -10,7 +10,8 @@ from mcp_crew_redis._wire.envelope import BODY, ENVELOPE, expires_ms
 from mcp_crew_redis._wire.streams import seen_key
 from mcp_crew_redis.errors import CodecError
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
-from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.hand import Hand
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.settling import Settling
 from mcp_crew_redis.events.consumer.table import StreamState
 from mcp_crew_redis.events.consumer.working import Workers

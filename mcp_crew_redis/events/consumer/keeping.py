@@ -10,7 +10,8 @@ from typing import Final
 from mcp_crew_redis._core.port import Call
 from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
-from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.hand import Hand
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.working import Workers
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from mcp_crew_redis.events.consumer.doubts import drawn
 
 if TYPE_CHECKING:
-    from mcp_crew_redis.events.consumer.hand import Held
+    from mcp_crew_redis.events.consumer.held import Held
     from mcp_crew_redis.events.consumer.table import StreamState
 
 __all__ = ["MAX_BLOCKED", "MOST_BLOCKED", "KeyOrder"]

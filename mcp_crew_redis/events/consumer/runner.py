@@ -15,7 +15,8 @@ from anyio import CancelScope, move_on_after
 from mcp_crew_redis._wire.streams import StreamName
 from mcp_crew_redis.errors import CrewRedisError
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts, ConsumerStatistics
-from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.hand import Hand
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.holding import Holding
 from mcp_crew_redis.events.consumer.intake import Intake
 from mcp_crew_redis.events.consumer.keeping import Kept

@@ -13,7 +13,8 @@ from mcp_crew_redis._wire.streams import seen_key
 from mcp_crew_redis.errors import CrewRedisError, UnavailableError
 from mcp_crew_redis.events.consumer.books import Shelf
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
-from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.hand import Hand
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.table import StreamState
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.subscriptions import Subscription

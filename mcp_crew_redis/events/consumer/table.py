@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from mcp_crew_redis._wire.streams import LANES, StreamName
 
 if TYPE_CHECKING:
-    from mcp_crew_redis.events.consumer.hand import Held
+    from mcp_crew_redis.events.consumer.held import Held
 
 __all__ = ["LANE_COUNT", "StreamState", "StreamTable", "asking"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
-from mcp_crew_redis.events.consumer.hand import Held
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.settling import Settling
 from mcp_crew_redis.events.hub import EventHub
 from mcp_crew_redis.events.outcomes import MAX_REASON, Reject, Retry

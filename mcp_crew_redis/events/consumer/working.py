@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 
 from mcp_crew_redis._wire.envelope import Fields
 from mcp_crew_redis.events.consumer.counts import ConsumerCounts
-from mcp_crew_redis.events.consumer.hand import Hand, Held
+from mcp_crew_redis.events.consumer.hand import Hand
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.verdicts import Verdicts
 from mcp_crew_redis.events.making import CURRENT
 from mcp_crew_redis.events.outcomes import Reject, Retry

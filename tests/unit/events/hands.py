@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 from mcp_crew_redis._wire.streams import StreamName
-from mcp_crew_redis.events.consumer.hand import Held
+from mcp_crew_redis.events.consumer.held import Held
 from mcp_crew_redis.events.consumer.table import StreamState
 from mcp_crew_redis.events.event import Event
 from mcp_crew_redis.events.making import make_envelope
