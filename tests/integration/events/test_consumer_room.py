@@ -70,6 +70,21 @@ async def held(consumer, count):
     await wait_until(holds, f"{count} are held")
 
 
+async def at_rest(consumer):
+    """Wait until a consumer has read nothing for a while: it has all it wants."""
+    now = asyncio.get_running_loop().time
+    seen, since = -1, 0.0
+
+    def rests():
+        nonlocal seen, since
+        reads = consumer.statistics()[0].reads
+        if reads != seen:
+            seen, since = reads, now()
+        return now() - since > 0.1
+
+    await wait_until(rests, "nothing is read any more")
+
+
 # --- who waits for room -------------------------------------------------------------
 
 
@@ -113,6 +128,7 @@ async def test_a_hot_key_takes_the_room_of_no_other_stream(server):
         hot = [Event.new("order.paid", n, key="hot") for n in range(2 * CROWD)]
         await crew.tenant("acme").events.publish_many(hot)
         await wait_until(lambda: bool(begun), "the first is slow")
+        await at_rest(consumer)
         for tenant, name in (("nova", "order.paid"), ("acme", "order.sent")):
             events = [Event.new(name, n, key=f"k{n}") for n in range(50)]
             await crew.tenant(tenant).events.publish_many(events)
