@@ -89,8 +89,8 @@ class Hand:
         if self._order is not None:
             blocked = min(self._order.waiting + len(self._kept), MAX_BLOCKED)
         free = self._capacity + self._prefetch - (self.count - blocked)
-        # The reserve is for those that find no critical ones here, or it would be theirs
-        # alone when many come, and others would get no room any more.
+        # For those that find no critical ones here: where many come, others would get
+        # no room any more.
         extra = max(0, self._reserve - self._critical)
         return free, max(0, free) + extra
 
