@@ -259,6 +259,7 @@ async def test_a_lost_read_and_what_another_took_meanwhile_come_in_order(server)
         events = publisher.tenant("acme").events
         await events.publish("order.paid", 0, key="k")
         await record.until(1)
+        await settled(server, key)
         with capture_logs():
             proxy.drop_reply_to(b"XREADGROUP")
             await events.publish("order.paid", 1, key="k")
