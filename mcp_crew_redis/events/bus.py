@@ -101,8 +101,7 @@ class TenantEvents:
             UnavailableError: Redis did not answer, and the journal may not take it.
             ReplicationError: It is published, but on too few replicas.
         """
-        lines = self._lines
-        line = lines.get((event_type, priority)) or lines.line(event_type, priority)
+        line = self._lines.of(event_type, priority)
         draft = line.draft(payload, key, attributes)
         if not (delay or idempotent or durable):
             return self._publisher.append(draft)
@@ -212,8 +211,7 @@ class TenantEvents:
         return group_stats(self.hub, self.keys, group)
 
     def _draft(self, event: Event[Any]) -> Draft:
-        lines, name = self._lines, (event.type, event.priority)
-        line = lines.get(name) or lines.line(*name)
+        line = self._lines.of(event.type, event.priority)
         envelope = event.envelope
         if envelope.schema_version == 1 != line.version:  # nobody has named one
             envelope = envelope._replace(schema_version=line.version)

@@ -139,6 +139,13 @@ class Lines(dict[tuple[str, EventPriority], Line]):
         self._keys = keys
         self._catalog = catalog
 
+    def of(self, event_type: str, priority: EventPriority) -> Line:
+        """Return a line; raises as `line`."""
+        try:
+            return self[event_type, priority]
+        except (KeyError, TypeError):  # not known yet; a list
+            return self.line(event_type, priority)
+
     def line(self, event_type: str, priority: EventPriority) -> Line:
         """Return a line, remembered from now on.
 

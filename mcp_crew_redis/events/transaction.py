@@ -220,10 +220,9 @@ class Transaction:
             LifecycleError: Outside of the `async with`.
         """
         self._check_open()
-        lines = self._lines
-        line = lines.get((event_type, priority)) or lines.line(event_type, priority)
+        line = self._lines.of(event_type, priority)
         draft = line.draft(payload, key, attributes)
-        delay_ms = 0 if delay is None else ttl_ms(delay)
+        delay_ms = ttl_ms(delay) if delay else 0
         ends_ms = draft.envelope.expires_ms
         if ends_ms is not None and ends_ms <= self._transactor.now_ms() + delay_ms:
             raise DataError("expires_in is to be longer than delay")

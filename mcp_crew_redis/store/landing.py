@@ -161,7 +161,12 @@ class Landing:
             reason = f"nobody hands on postings of kind {entry.kind!r}"
             self._journal.trouble(entry, reason)
             return None
-        return relay.call(entry)
+        try:
+            return relay.call(entry)
+        except Exception as error:  # noqa: BLE001 - a relay's own, or a strange posting
+            # The others go on; this one waits for its owner.
+            self._journal.trouble(entry, f"cannot be read: {type(error).__name__}")
+            return None
 
     def _add(self, delta: Delta) -> Call | None:
         now_us = self._now_us()

@@ -362,3 +362,17 @@ async def test_outside_of_a_crew_there_are_no_events(bus):
     with pytest.raises(LifecycleError, match="CrewRedis"):
         Tenant.of(bus.hub.store, "acme").events  # noqa: B018
     assert not hasattr(redis_manager, "events")
+
+
+@pytest.mark.parametrize("event_type", [None, 7, ["order.paid"], b"order.paid", ""])
+async def test_what_is_no_type_is_refused_by_name(acme, event_type):
+    """Whatever it is."""
+    with pytest.raises(InvalidEventTypeError):
+        await acme.publish(event_type, 1)
+
+
+@pytest.mark.parametrize("priority", ["urgent", 9, [], None])
+async def test_what_is_no_priority_is_refused(acme, priority):
+    """Whatever it is."""
+    with pytest.raises(DataError):
+        await acme.publish("order.paid", 1, priority=priority)

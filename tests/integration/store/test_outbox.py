@@ -142,3 +142,25 @@ async def test_messages_outlive_their_process(settings, tmp_path, own_server):
         await crew.journal.drained(10)
 
     assert [name for _, name, _ in relay.taken] == [f"a{number}" for number in range(5)]
+
+
+async def test_a_message_that_its_relay_cannot_read_holds_up_nobody(
+    crew, store, relay, own_server
+):
+    """It waits for its owner; others are handed on."""
+    call = relay.call
+
+    def reads(posting):
+        if posting.id == "a0":
+            raise ValueError(posting.body)
+        return call(posting)
+
+    relay.call = reads
+    own_server.kill()
+    for name, order in (("a0", b"a"), ("b0", b"b")):
+        await store.fallback.post(message(name, order))
+    own_server.start()
+
+    await wait_until(lambda: relay.taken, "the other is taken", 10)
+    await wait_until(lambda: store.journal.unresolved == 1, "it waits")
+    assert "ValueError" in crew.journal.unresolved()[0].reason
