@@ -41,6 +41,15 @@ def upkeep(context, registry):
     return Upkeep(context, registry)
 
 
+def fresh(make_server, server):
+    """Return a server of that kind whose table nobody has used: its pages are even.
+
+    Valkey 9.1 was seen to stay in the middle of a rehash after many flushes; SCAN then
+    gives thousands of keys at once.
+    """
+    return make_server(server.name)
+
+
 def put(server, tenant, data_type, identifier, value=b"v", stamp=OLD):
     key = SPACE.tenant(tenant).key(data_type, identifier)
     server.execute("SET", key, seal(stamp, value), "EX", 600)
@@ -197,9 +206,9 @@ async def test_usage_sees_every_kind_of_key(server, upkeep):
     assert (await upkeep.usage("nobody")).keys == 0
 
 
-async def test_usage_tells_how_far_it_is_and_stops_in_time(server):
+async def test_usage_tells_how_far_it_is_and_stops_in_time(server, make_server):
     """What was counted so far, marked as incomplete."""
-    clock = ManualClock()
+    server, clock = fresh(make_server, server), ManualClock()
     async with store(server.client_kwargs, clock=clock) as context:
         upkeep = Upkeep(context)
         put_many(server, "a", [f"i{at}" for at in range(2_000)])
@@ -312,22 +321,25 @@ async def test_an_old_write_beside_the_first_walk_goes_too(server, upkeep):
     assert len(await scanned(upkeep, "a")) <= 1
 
 
-async def test_a_purge_that_was_cancelled_is_taken_up_by_the_next(server, upkeep):
+async def test_a_purge_that_was_cancelled_is_taken_up_by_the_next(server, make_server):
     """What is gone is gone; the rest follows."""
+    server = fresh(make_server, server)
     put_many(server, "a", [f"i{at}" for at in range(2_000)])
-    async with asyncio.TaskGroup() as group:
+    async with store(server.client_kwargs) as context:
+        upkeep = Upkeep(context)
+        async with asyncio.TaskGroup() as group:
 
-        def on_progress(progress):
-            if progress.removed > 100:
-                task.cancel()
+            def on_progress(progress):
+                if progress.removed > 100:
+                    task.cancel()
 
-        task = group.create_task(upkeep.purge("a", on_progress))
+            task = group.create_task(upkeep.purge("a", on_progress))
 
-    assert task.cancelled()
-    left = server.execute("DBSIZE") - 1
-    assert 0 < left < 2_000
-    assert await upkeep.purge("a") == left
-    assert await upkeep.purge("a") == 0
+        assert task.cancelled()
+        left = server.execute("DBSIZE") - 1
+        assert 0 < left < 2_000
+        assert await upkeep.purge("a") == left
+        assert await upkeep.purge("a") == 0
 
 
 async def test_a_purged_tenant_is_noted_again_when_it_writes(upkeep, registry):
