@@ -43,7 +43,7 @@ for _, entry in ipairs(pending) do
   if not is_ours and (not due or tonumber(due) <= now) then
     local is_over = from > 0 and count >= tonumber(ARGV[7])
     local is_suspect = from > 0 and count >= from
-    local after = (from == 0 or is_suspect) and count or count + 1
+    local after = math.max((from == 0 or is_suspect) and count or count + 1, 1)
     local found
     -- Before all else: once it has written, a server without memory lets a script end.
     redis.call('ZREM', KEYS[3], KEYS[1] .. '|' .. id)

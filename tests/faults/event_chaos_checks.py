@@ -56,6 +56,7 @@ class Kills:
         """Kill one, and note what is pending under its name."""
         pid = await self._processes.kill(name)
         with View(self._server) as view:
+            view.pending(pid)  # what it had sent before its end is executed by now
             for entry in view.pending(pid):
                 self.held[entry].append(name)
 

@@ -20,6 +20,7 @@ from mcp_crew_redis.events.consumer.hand import Hand
 from mcp_crew_redis.events.consumer.intake import Intake
 from mcp_crew_redis.events.consumer.lanes import shares
 from mcp_crew_redis.events.consumer.recovery import Recovery
+from mcp_crew_redis.events.consumer.requests import entries_of, limited
 from mcp_crew_redis.events.consumer.settling import Settling
 from mcp_crew_redis.events.consumer.table import (
     LANE_COUNT,
@@ -32,16 +33,11 @@ from mcp_crew_redis.events.subscriptions import Subscription
 from mcp_crew_redis.log import get_logger
 from mcp_crew_redis.store.counting import may_have_happened
 
-__all__ = ["MAX_BYTES", "MAX_STREAMS", "Reader"]
+__all__ = ["MAX_STREAMS", "Reader"]
 
 log = get_logger(__name__)
 
-MAX_STREAMS: Final = 64
-"""Streams of one lane that are read in one round trip."""
-MAX_BYTES: Final = 4 * 1024 * 1024
-"""Bytes that one stream is asked for at once, by the size of its last entries."""
-FIRST_COUNT: Final = 32
-"""Entries that a stream is asked for whose size is not known yet."""
+MAX_STREAMS: Final = 64  # of one lane that are read in one round trip
 MAX_PAUSE: Final = 2.0
 
 Wanted = list[tuple[StreamState, int]]
@@ -81,6 +77,7 @@ class Reader:
     ) -> None:
         self._port, self._clock = hub.port, hub.clock
         self._subscription = subscription
+        self._consumer = consumer
         self._head = ("XREADGROUP", "GROUP", subscription.group, consumer, "COUNT")
         self._table, self._hand = table, hand
         self._settling, self._intake, self._recovery = settling, intake, recovery
@@ -150,7 +147,7 @@ class Reader:
             if share:
                 states = table.take(lane, min(share, MAX_STREAMS), self._may_read)
                 each = max(1, share // max(1, len(states)))
-                wanted += [(state, _limited(state, each)) for state in states]
+                wanted += [(state, limited(state, each)) for state in states]
         return wanted
 
     async def _read(self, wanted: Wanted) -> None:
@@ -202,34 +199,50 @@ class Reader:
 
     async def _take(self, wanted: Wanted, replies: Iterable[Any]) -> None:
         missing: list[StreamState] = []
+        late: list[tuple[StreamState, list[bytes]]] = []
         refused: CrewRedisError | None = None
         for (state, count), reply in zip(wanted, replies, strict=True):
             if isinstance(reply, CrewRedisError):
                 if is_missing(reply):
                     missing.append(state)
-                elif isinstance(reply, (DataError, ConfigurationError)):
-                    self._leave(state)
                 else:
-                    refused = reply
-                    self._table.rung(state)
+                    refused = self._refused(state, reply) or refused
                 continue
             state.is_new = False
-            entries = _entries(reply)
+            entries = entries_of(reply)
             if entries and not self._is_ours(state):
-                # Meanwhile its partition is to go: whoever has it next takes these too.
-                state.is_doubtful = True
+                late.append((state, [entry_id for entry_id, _ in entries]))
                 continue
             self._intake.take(state, entries)
             state.is_full = len(entries) >= count
             if state.is_full or state.is_rung:
                 self._table.rung(state)
         try:
+            if late:
+                await self._give_back(late)
             if missing:
                 await self._make(missing)
         finally:
             await self._intake.settle()
         if refused is not None:
             raise refused
+
+    async def _give_back(self, late: list[tuple[StreamState, list[bytes]]]) -> None:
+        """Let go what came for partitions that are to go, as if it had not come.
+
+        Whoever has them next takes it, and not before this is done.
+        """
+        for state, _ in late:
+            state.is_doubtful = True  # should the partition come back here
+        idle_ms = round(self._subscription.claim_after * 1_000)
+        args = (self._subscription.group, self._consumer, idle_ms, -1)
+        with asking([state for state, _ in late]):
+            await self._port.run_many(
+                [
+                    ("event_hold", (state.key,), (*args, b" ".join(ids)))
+                    for state, ids in late
+                ]
+            )
 
     async def _make(self, states: list[StreamState]) -> None:
         try:
@@ -247,6 +260,16 @@ class Reader:
                 self._table.rung(state)
             else:
                 self._table.forget(state)
+
+    def _refused(
+        self, state: StreamState, reply: CrewRedisError
+    ) -> CrewRedisError | None:
+        """Return what concerns all streams; leave one alone that is refused itself."""
+        if isinstance(reply, (DataError, ConfigurationError)):
+            self._leave(state)
+            return None
+        self._table.rung(state)
+        return reply
 
     def _leave(self, state: StreamState) -> None:
         """Leave a stream alone for a while: the others must not wait for it."""
@@ -275,17 +298,3 @@ class Reader:
         is_done = await self._recovery.catch_up(state)
         self._table.rung(state)
         return not is_done
-
-
-def _limited(state: StreamState, count: int) -> int:
-    if not state.average:
-        return min(count, FIRST_COUNT)
-    return max(1, min(count, int(MAX_BYTES / state.average)))
-
-
-def _entries(reply: Any) -> list[Any]:
-    """Return the entries of one stream; a map with RESP3, pairs with RESP2."""
-    if not reply:
-        return []
-    pairs = reply.items() if isinstance(reply, dict) else reply
-    return [entry for _, entries in pairs for entry in entries]
