@@ -32,6 +32,7 @@ MAX_UNSENT: Final = 4_096
 SEEN_MS: Final = 86_400_000
 """How long the events handled by a group that wants no duplicates are remembered."""
 CHUNK: Final = 500
+TALLY_MS: Final = 2_592_000_000  # 30 days, as in the scripts that count
 UNTOLD: Final = -2
 """What a script would have answered is not known."""
 
@@ -267,7 +268,7 @@ class Settling:
         key = self.books(tenant_id).tally
         try:
             await self._port.send_many(
-                [("HINCRBY", key, field, count), ("PEXPIRE", key, 2_592_000_000)]
+                [("HINCRBY", key, field, count), ("PEXPIRE", key, TALLY_MS)]
             )
         except CrewRedisError as error:
             log.debug("consumer.tally_failed", cause=type(error).__name__)
